@@ -1,0 +1,1 @@
+"""What listing-dedup knows: photos, embeddings, pairs, groups. No broker in here."""

@@ -1,0 +1,1 @@
+"""What runs: ingest, embed, match, the embedded stack and the command line. No SQL in here."""
