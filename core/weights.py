@@ -71,19 +71,32 @@ def load(source: str) -> Weights:
             stacklevel=2,
         )
         return Weights(UNTRAINED, UNTRAINED_SHA256, _random_state())
-    if source in torchvision.models.ResNet50_Weights.__members__:
-        path = _torchvision_file(torchvision.models.ResNet50_Weights[source])
-        return _read(path, source)
-    path = pathlib.Path(source).expanduser()
-    if not path.is_file():
-        raise WeightsUnavailableError(f"DEDUP_BACKBONE_WEIGHTS={source}: no such file. {_REMEDIES}")
-    return _read(path, path.name)
+    path = _file(source)
+    return _read(path, source if _is_torchvision(source) else path.name)
+
+
+def source_digest(source: str) -> str:
+    """SHA-256 of the weights that `source` names, without loading them. Raises as `load` does."""
+    return UNTRAINED_SHA256 if source == UNTRAINED else digest(_file(source))
 
 
 def digest(path: pathlib.Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_torchvision(source: str) -> bool:
+    return source in torchvision.models.ResNet50_Weights.__members__
+
+
+def _file(source: str) -> pathlib.Path:
+    if _is_torchvision(source):
+        return _torchvision_file(torchvision.models.ResNet50_Weights[source])
+    path = pathlib.Path(source).expanduser()
+    if not path.is_file():
+        raise WeightsUnavailableError(f"DEDUP_BACKBONE_WEIGHTS={source}: no such file. {_REMEDIES}")
+    return path
 
 
 def _random_state() -> dict[str, torch.Tensor]:

@@ -1,0 +1,97 @@
+"""Postgres: one pool a process, the named queries, and every database failure sorted into two kinds."""
+
+from __future__ import annotations
+
+import functools
+import importlib.resources
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pgvector.psycopg
+import psycopg
+import psycopg_pool
+from psycopg import rows
+
+from core import errors
+
+Row = dict[str, Any]
+Connection = psycopg.Connection[Row]
+
+_TRANSIENT = (
+    psycopg.OperationalError,  # connection lost, server starting or stopping, lock and statement timeouts
+    psycopg.errors.SerializationFailure,
+    psycopg.errors.DeadlockDetected,
+    psycopg_pool.PoolTimeout,
+)
+
+
+@functools.cache
+def _queries() -> dict[str, str]:
+    text = importlib.resources.files("core").joinpath("queries.sql").read_text(encoding="utf-8")
+    parts = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)[1:]
+    return dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
+
+
+def query(name: str) -> bytes:
+    """The SQL of a named query of ``queries.sql`` (KeyError: there is none of that name)."""
+    return _queries()[name].encode()
+
+
+class Database:
+    """A pool of connections to one database, opened lazily; thread-safe, to be made once a process."""
+
+    def __init__(self, url: str, pool_size: int = 4, wait_seconds: float = 30.0) -> None:
+        self._pool = psycopg_pool.ConnectionPool(
+            url,
+            min_size=1,
+            max_size=pool_size,
+            timeout=wait_seconds,
+            open=False,
+            check=psycopg_pool.ConnectionPool.check_connection,
+            configure=_configure,
+            connection_class=psycopg.Connection[Row],
+            kwargs={"row_factory": rows.dict_row, "autocommit": False, "application_name": "listing-dedup"},
+        )
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._pool.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises:
+            TransientError: the database is away, or asks to try again.
+        """
+        try:
+            self._pool.open()
+            with self._pool.connection() as connection:
+                yield connection
+        except _TRANSIENT as error:
+            raise errors.TransientError(f"Database: {type(error).__name__}: {error}") from error
+
+
+def execute(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+    """Run a named query."""
+    return connection.execute(query(name), parameters)
+
+
+def ask(url: str, statement: bytes) -> Row | None:
+    """First row of a statement, on a connection of its own, without the extension's types.
+
+    Raises:
+        TransientError: the database is away; says so within seconds.
+    """
+    try:
+        with psycopg.connect(url, connect_timeout=5, row_factory=rows.dict_row) as connection:
+            return connection.execute(statement).fetchone()
+    except _TRANSIENT as error:
+        raise errors.TransientError(f"Database: {error}; see DEDUP_DATABASE_URL.") from error
+
+
+def _configure(connection: Connection) -> None:
+    pgvector.psycopg.register_vector(connection)
+    connection.commit()

@@ -1,0 +1,69 @@
+"""Fetching a photo's bytes from an S3 store, within limits, with every failure sorted into two kinds."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from core import errors, settings
+
+
+@dataclasses.dataclass(frozen=True)
+class Object:
+    """The bytes of one object and the ETag that they came with."""
+
+    data: bytes
+    etag: str
+
+
+def client(config: settings.Settings) -> Any:
+    """A boto3 S3 client for the store in the settings; thread-safe, to be made once a process."""
+    return boto3.client(
+        "s3",
+        endpoint_url=config.s3_endpoint_url,
+        region_name=config.s3_region,
+        config=botocore.config.Config(
+            connect_timeout=config.s3_timeout_seconds,
+            read_timeout=config.s3_timeout_seconds,
+            # Celery retries with backoff; two layers of long retries would multiply.
+            retries={"total_max_attempts": 2, "mode": "standard"},
+            max_pool_connections=max(10, config.embed_concurrency),
+            s3={"addressing_style": "path"} if config.s3_endpoint_url else None,
+        ),
+    )
+
+
+def fetch(s3: Any, bucket: str, key: str, max_bytes: int) -> Object:
+    """Read one object, at most `max_bytes` of it.
+
+    Raises:
+        PermanentError: ``object_gone`` or ``too_large`` (before its body is read).
+        TransientError: anything that another attempt may mend (network, throttling, credentials).
+    """
+    name = f"s3://{bucket}/{key}"
+    try:
+        answer = s3.get_object(Bucket=bucket, Key=key)
+        with answer["Body"] as body:
+            length = int(answer["ContentLength"])
+            if length > max_bytes:
+                raise errors.PermanentError(
+                    "too_large",
+                    f"{name} has {length} bytes, more than DEDUP_MAX_PHOTO_BYTES={max_bytes}; "
+                    "upload a smaller photo or raise the limit.",
+                )
+            data = body.read(max_bytes + 1)
+    except botocore.exceptions.ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code in {"NoSuchKey", "NoSuchVersion", "404"}:
+            raise errors.PermanentError("object_gone", f"{name} no longer exists.") from error
+        raise errors.TransientError(f"{name} cannot be read now: {error}") from error
+    # IncompleteRead and the stream's own errors do not derive from BotoCoreError alone.
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError) as error:
+        raise errors.TransientError(f"{name} cannot be read now: {type(error).__name__}: {error}") from error
+    if len(data) != length:
+        raise errors.TransientError(f"{name} was cut short: {len(data)} of {length} bytes.")
+    return Object(data=data, etag=str(answer.get("ETag", "")).strip('"'))

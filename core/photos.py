@@ -1,0 +1,188 @@
+"""A photo's life on record: what each event and each attempt makes of its row."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+import numpy as np
+import numpy.typing as npt
+import pgvector
+
+from core import database, errors, events, matching
+
+
+class Outcome(enum.Enum):
+    """What an event came to."""
+
+    PENDING = "pending"
+    REMOVED = "removed"
+    IGNORED = "ignored"
+
+
+@dataclasses.dataclass(frozen=True)
+class Revision:
+    """One content of one photo: what an embed task is about."""
+
+    property_id: str
+    photo_id: int
+    revision: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """An event's outcome, and the revision that it left."""
+
+    outcome: Outcome
+    photo: Revision
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """Where the photo lies, how often it has been tried since its last success (this time included), and
+    whether it has its embedding already (its task came twice).
+    """
+
+    bucket: str
+    key: str
+    number: int
+    embedded: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What embedding a photo found out. `embedding` is (dims,) float32 of norm 1; sizes are the original's."""
+
+    embedding: npt.NDArray[np.float32]
+    width: int
+    height: int
+    bytes: int
+    sha256: str
+
+
+def apply_event(connection: database.Connection, event: events.Event) -> Applied:
+    """Bring a photo's row up to an event. Twice, late or out of order: the row ends the same.
+
+    A new picture under a known key starts a new revision; what hung on the old one (embeddings, pairs,
+    flags, people's verdicts) goes in the same transaction. To be run alone in its transaction: the
+    property's lock is taken first, as matching does.
+    """
+    database.execute(connection, "lock_property", property_id=event.property_id)
+    place = {"property_id": event.property_id, "bucket": event.bucket, "key": event.key}
+    content = {"etag": event.etag, "sequencer": event.sequencer, "occurred_at": event.occurred_at}
+    created = event.kind is events.Kind.CREATED
+    status = "pending" if created else "removed"
+    # A removal that overtook its creation leaves a row too: the late creation must find its sequencer.
+    new = database.execute(
+        connection, "insert_photo", **place, **content, status=status, bytes=event.size
+    ).fetchone()
+    if new:
+        return Applied(Outcome(status), Revision(event.property_id, new["id"], new["revision"]))
+
+    row = database.execute(connection, "photo_by_key", **place).fetchone()
+    if row is None:
+        raise errors.TransientError(f"{event.key} vanished while its event was applied.")
+    photo = Revision(event.property_id, row["id"], row["revision"])
+    ids = {"property_id": event.property_id, "photo_id": row["id"]}
+    same_content = created and event.etag != "" and event.etag == row["etag"]
+    # A photo that still waits is published again: the message of its first event may have been lost.
+    still = Applied(Outcome.PENDING if row["status"] == "pending" else Outcome.IGNORED, photo)
+    if not events.is_newer(event.sequencer, event.occurred_at, row["sequencer"], row["occurred_at"]):
+        if same_content and event.occurred_at < row["uploaded_at"]:
+            database.execute(connection, "set_uploaded_at", **ids, uploaded_at=event.occurred_at)
+            matching.regroup(connection, event.property_id)
+        return still
+    if created and not (same_content and row["status"] in {"pending", "embedded"}):
+        if not same_content:
+            database.execute(connection, "drop_verdicts", **ids)
+        database.execute(connection, "new_revision", **ids, **content, bytes=event.size)
+        _forget(connection, event.property_id, row["id"])
+        return Applied(Outcome.PENDING, dataclasses.replace(photo, revision=photo.revision + 1))
+    database.execute(
+        connection, "touch_photo", **ids, sequencer=event.sequencer, occurred_at=event.occurred_at
+    )
+    if created:
+        return still
+    remove(connection, photo, reason=None)
+    return Applied(Outcome.REMOVED, photo)
+
+
+def reject(connection: database.Connection, rejection: events.Rejection) -> None:
+    """Put a record that was not understood on record."""
+    # Postgres stores no NUL in text.
+    parts = {key: value.replace("\x00", "\\u0000") for key, value in dataclasses.asdict(rejection).items()}
+    database.execute(connection, "insert_rejection", **parts)
+
+
+def begin_attempt(connection: database.Connection, photo: Revision, model_id: str) -> Attempt | None:
+    """Count an attempt at embedding; None when the photo was removed, replaced or parked meanwhile."""
+    row = database.execute(
+        connection, "begin_attempt", **dataclasses.asdict(photo), model_id=model_id
+    ).fetchone()
+    return None if row is None else Attempt(row["bucket"], row["key"], row["attempts"], row["embedded"])
+
+
+def store(connection: database.Connection, photo: Revision, model_id: str, embedded: Embedded) -> bool:
+    """Keep an embedding; False when the photo was removed or replaced while it was computed."""
+    ids = dataclasses.asdict(photo)
+    current = database.execute(
+        connection,
+        "embedded",
+        **ids,
+        width=embedded.width,
+        height=embedded.height,
+        bytes=embedded.bytes,
+        sha256=embedded.sha256,
+    ).fetchone()
+    if current is None:
+        return False
+    vector = pgvector.HalfVector(embedded.embedding)
+    database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
+    return True
+
+
+def fail(connection: database.Connection, photo: Revision, reason: str, message: str) -> None:
+    """Park a photo with its reason. An object that is gone is a removal whose event is late or lost."""
+    database.execute(connection, "lock_property", property_id=photo.property_id)
+    if reason == "object_gone":
+        remove(connection, photo, reason)
+        return
+    ids = dataclasses.asdict(photo)
+    # Postgres stores no NUL in text.
+    text = message.replace("\x00", "\\u0000")
+    if database.execute(connection, "failed", **ids, reason=reason, message=text).fetchone():
+        _forget(connection, photo.property_id, photo.photo_id)
+
+
+def remove(connection: database.Connection, photo: Revision, reason: str | None) -> None:
+    """Take a photo out and repair its group in the same transaction; its row stays, with its sequencer.
+
+    The caller holds the property's lock.
+    """
+    if database.execute(connection, "remove_photo", **dataclasses.asdict(photo), reason=reason).fetchone():
+        _forget(connection, photo.property_id, photo.photo_id)
+
+
+def _forget(connection: database.Connection, property_id: str, photo_id: int) -> None:
+    ids = {"property_id": property_id, "photo_id": photo_id}
+    database.execute(connection, "drop_embeddings", **ids)
+    database.execute(connection, "drop_pairs", **ids)
+    matching.regroup(connection, property_id)
+
+
+def census(connection: database.Connection) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
+    """Every (property, key) on record that is not removed, and those of them that are decided for good.
+
+    Reads all properties: for the embedded stack.
+    """
+    rows = database.execute(connection, "census").fetchall()
+    live = {(row["property_id"], row["key"]) for row in rows}
+    return live, {(row["property_id"], row["key"]) for row in rows if row["settled"]}
+
+
+def failures(connection: database.Connection) -> list[database.Row]:
+    """Photos parked as failed, with `property_id`, `key`, `failure`, `failure_message`.
+
+    Reads all properties: for the embedded stack.
+    """
+    return database.execute(connection, "failures").fetchall()

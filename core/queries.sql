@@ -1,0 +1,189 @@
+-- Every SQL statement of the workers, by name. Each touches one property (or the reference table "model"),
+-- except where its comment says why not.
+
+-- name: lock_property
+SELECT pg_advisory_xact_lock(hashtextextended('listing-dedup ' || %(property_id)s, 0));
+
+-- name: insert_photo
+INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status, bytes)
+VALUES (%(property_id)s, %(bucket)s, %(key)s, %(etag)s, %(sequencer)s, %(occurred_at)s, %(occurred_at)s,
+        %(status)s, %(bytes)s)
+ON CONFLICT (property_id, bucket, key) DO NOTHING
+RETURNING id, revision;
+
+-- name: photo_by_key
+SELECT id, etag, sequencer, occurred_at, uploaded_at, revision, status
+FROM photo
+WHERE property_id = %(property_id)s AND bucket = %(bucket)s AND key = %(key)s
+FOR NO KEY UPDATE;
+
+-- name: touch_photo
+UPDATE photo
+SET sequencer = %(sequencer)s, occurred_at = %(occurred_at)s
+WHERE property_id = %(property_id)s AND id = %(photo_id)s;
+
+-- name: set_uploaded_at
+UPDATE photo
+SET uploaded_at = %(uploaded_at)s
+WHERE property_id = %(property_id)s AND id = %(photo_id)s;
+
+-- name: new_revision
+UPDATE photo
+SET etag = %(etag)s, sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(occurred_at)s,
+    revision = revision + 1, status = 'pending', failure = NULL, failure_message = NULL, attempts = 0,
+    width = NULL, height = NULL, bytes = %(bytes)s, sha256 = NULL, matched_at = NULL, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s;
+
+-- name: remove_photo
+UPDATE photo
+SET status = 'removed', failure = %(reason)s, failure_message = NULL, matched_at = NULL, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+RETURNING id;
+
+-- name: drop_embeddings
+DELETE FROM photo_embedding WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s;
+
+-- name: drop_pairs
+DELETE FROM pair
+WHERE property_id = %(property_id)s AND (photo_a = %(photo_id)s OR photo_b = %(photo_id)s);
+
+-- name: drop_verdicts
+DELETE FROM verdict
+WHERE property_id = %(property_id)s AND (photo_a = %(photo_id)s OR photo_b = %(photo_id)s);
+
+-- name: insert_rejection
+INSERT INTO rejected_event (reason, message, body) VALUES (%(reason)s, %(message)s, %(body)s);
+
+-- name: begin_attempt
+UPDATE photo
+SET attempts = attempts + 1
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND status IN ('pending', 'embedded')
+RETURNING bucket, key, attempts, EXISTS (
+    SELECT FROM photo_embedding
+    WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
+) AS embedded;
+
+-- name: embedded
+UPDATE photo
+SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, width = %(width)s,
+    height = %(height)s, bytes = %(bytes)s, sha256 = %(sha256)s, matched_at = NULL, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+RETURNING id;
+
+-- name: store_embedding
+INSERT INTO photo_embedding (property_id, photo_id, model_id, revision, embedding)
+VALUES (%(property_id)s, %(photo_id)s, %(model_id)s, %(revision)s, %(embedding)b)
+ON CONFLICT (property_id, photo_id, model_id)
+DO UPDATE SET revision = excluded.revision, embedding = excluded.embedding;
+
+-- name: failed
+UPDATE photo
+SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+RETURNING id;
+
+-- name: embedding
+SELECT embedding
+FROM photo_embedding
+WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s;
+
+-- name: neighbours
+SELECT photo_id, embedding
+FROM photo_embedding
+WHERE property_id = %(property_id)s AND model_id = %(model_id)s AND photo_id <> %(photo_id)s
+ORDER BY embedding <#> %(embedding)b, photo_id
+LIMIT %(limit)s;
+
+-- name: store_pair
+INSERT INTO pair (property_id, photo_a, photo_b, model_id, similarity, score)
+VALUES (%(property_id)s, %(photo_a)s, %(photo_b)s, %(model_id)s, %(similarity)s, %(score)s)
+ON CONFLICT (property_id, photo_a, photo_b, model_id)
+DO UPDATE SET similarity = excluded.similarity, score = excluded.score;
+
+-- name: matched
+UPDATE photo
+SET matched_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded';
+
+-- name: duplicate_pairs
+SELECT pair.photo_a, pair.photo_b, pair.score
+FROM pair
+JOIN model ON model.id = pair.model_id
+WHERE pair.property_id = %(property_id)s AND pair.model_id = %(model_id)s
+  AND pair.score >= model.duplicate_threshold;
+
+-- name: verdicts
+SELECT photo_a, photo_b, duplicate FROM verdict WHERE property_id = %(property_id)s;
+
+-- name: photos_in_order
+SELECT id
+FROM photo
+WHERE property_id = %(property_id)s AND id = ANY(%(ids)s) AND status <> 'removed'
+ORDER BY uploaded_at, key, id;
+
+-- name: flags
+SELECT photo_id, duplicate_of, score, model_id, decided_by
+FROM duplicate_flag
+WHERE property_id = %(property_id)s;
+
+-- name: drop_flag
+DELETE FROM duplicate_flag WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s;
+
+-- name: store_flag
+INSERT INTO duplicate_flag (property_id, photo_id, duplicate_of, score, model_id, decided_by)
+VALUES (%(property_id)s, %(photo_id)s, %(duplicate_of)s, %(score)s, %(model_id)s, %(decided_by)s)
+ON CONFLICT (property_id, photo_id)
+DO UPDATE SET duplicate_of = excluded.duplicate_of, score = excluded.score, model_id = excluded.model_id,
+    decided_by = excluded.decided_by,
+    since = CASE WHEN duplicate_flag.duplicate_of = excluded.duplicate_of THEN duplicate_flag.since ELSE now() END;
+
+-- name: append_change
+INSERT INTO flag_change (property_id, photo_id, duplicate_of, score, decided_by)
+VALUES (%(property_id)s, %(photo_id)s, %(duplicate_of)s, %(score)s, %(decided_by)s);
+
+-- name: active_model
+SELECT id, name, dims, duplicate_threshold, review_threshold, untrained FROM model WHERE status = 'active';
+
+-- name: register_model
+INSERT INTO model (id, digest, name, dims, duplicate_threshold, review_threshold, untrained, card)
+VALUES (%(id)s, %(digest)s, %(name)s, %(dims)s, %(duplicate_threshold)s, %(review_threshold)s, %(untrained)s,
+        %(card)s)
+ON CONFLICT (id) DO NOTHING;
+
+-- name: activate_first_model
+UPDATE model
+SET status = 'active', activated_at = now()
+WHERE id = %(id)s AND NOT EXISTS (SELECT FROM model WHERE status = 'active');
+
+-- name: is_embedded_database
+SELECT coalesce(current_setting('dedup.embedded', true), '') = 'on' AS embedded;
+
+-- name: property_flags
+SELECT flag.property_id, photo.key AS photo, canonical.key AS duplicate_of, flag.score, flag.decided_by, flag.since
+FROM duplicate_flag AS flag
+JOIN photo ON photo.property_id = flag.property_id AND photo.id = flag.photo_id
+JOIN photo AS canonical ON canonical.property_id = flag.property_id AND canonical.id = flag.duplicate_of
+WHERE flag.property_id = %(property_id)s
+ORDER BY canonical.key, photo.key;
+
+-- name: all_flags
+-- Over all properties: for the summary of a demo or a scan, on the embedded stack.
+SELECT flag.property_id, photo.key AS photo, canonical.key AS duplicate_of, flag.score, flag.decided_by, flag.since
+FROM duplicate_flag AS flag
+JOIN photo ON photo.property_id = flag.property_id AND photo.id = flag.photo_id
+JOIN photo AS canonical ON canonical.property_id = flag.property_id AND canonical.id = flag.duplicate_of
+ORDER BY flag.property_id, canonical.key, photo.key;
+
+-- name: census
+-- Over all properties: what a demo or a scan waits for, on the embedded stack.
+SELECT property_id, key, status = 'failed' OR (status = 'embedded' AND matched_at IS NOT NULL) AS settled
+FROM photo
+WHERE status <> 'removed';
+
+-- name: failures
+-- Over all properties: for the summary of a demo or a scan, on the embedded stack.
+SELECT property_id, key, failure, failure_message
+FROM photo
+WHERE status = 'failed'
+ORDER BY property_id, key;

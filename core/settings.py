@@ -1,0 +1,202 @@
+"""Every knob of the system in one object, checked before anything starts."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+import re
+from typing import Annotated, Any, Literal
+
+import pydantic
+import pydantic_settings
+
+from core import errors
+
+PREFIX = "DEDUP_"
+
+
+def _default_data_dir() -> pathlib.Path:
+    # Postgres refuses to run as root, and the account that it then runs under cannot look below /root.
+    if os.geteuid() == 0:
+        return pathlib.Path("/var/lib/listing-dedup")
+    home = os.environ.get("XDG_DATA_HOME") or pathlib.Path.home() / ".local" / "share"
+    return pathlib.Path(home) / "listing-dedup"
+
+
+class Settings(pydantic_settings.BaseSettings):
+    """Settings from the environment (``DEDUP_<NAME>``) or from a ``.env`` file in the working folder."""
+
+    model_config = pydantic_settings.SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
+    )
+
+    database_url: str = pydantic.Field(
+        "postgresql://dedup_worker@127.0.0.1:5432/dedup",
+        description="Postgres with pgvector; workers log in as a member of the role dedup_worker.",
+    )
+    migration_database_url: str | None = pydantic.Field(
+        None, description="Owner's login for `dedup migrate`; default: DEDUP_DATABASE_URL."
+    )
+    database_pool_size: int = pydantic.Field(
+        8, ge=1, le=100, description="Most connections a process opens to Postgres."
+    )
+    migration_lock_timeout_seconds: int = pydantic.Field(
+        10, ge=1, description="A migration gives up rather than queue longer behind live traffic."
+    )
+    migration_statement_timeout_seconds: int = pydantic.Field(
+        600, ge=1, description="Longest single statement of a migration."
+    )
+
+    broker_url: str = pydantic.Field(
+        "amqp://guest:guest@127.0.0.1:5672//",
+        description="Celery broker: amqp:// (RabbitMQ, quorum queues), sqs://, or pgmq:// (embedded stack).",
+    )
+    visibility_timeout_seconds: int = pydantic.Field(
+        300,
+        ge=5,
+        description="SQS and pgmq: a task that was not acknowledged is given out again after this; "
+        "must exceed the longest task.",
+    )
+    task_max_retries: int = pydantic.Field(
+        6, ge=0, le=100, description="Attempts after the first, for what may work later."
+    )
+    task_retry_backoff_seconds: int = pydantic.Field(
+        2, ge=1, description="First wait before a retry; doubled each time, with jitter, up to 10 minutes."
+    )
+
+    event_broker_url: str | None = pydantic.Field(
+        None,
+        description="Where the store's notifications arrive: sqs:// or amqp://; default: DEDUP_BROKER_URL.",
+    )
+    event_queue: str = pydantic.Field(
+        "dedup-events", min_length=1, description="Queue of raw notifications; never a Celery queue."
+    )
+    key_pattern: str = pydantic.Field(
+        r"properties/(?P<property>[^/]+)/photos/(?P<name>.+)",
+        description="Full match on the object key; the named groups `property` and `name` are needed.",
+    )
+    buckets: Annotated[tuple[str, ...], pydantic_settings.NoDecode] = pydantic.Field(
+        ("photos",),
+        description="Buckets whose events are taken, comma-separated; others go to rejected_event.",
+    )
+
+    s3_endpoint_url: str | None = pydantic.Field(
+        None, description="S3 endpoint of another store than AWS (http://127.0.0.1:8333)."
+    )
+    s3_region: str = pydantic.Field("us-east-1", description="Region of S3 and SQS.")
+    s3_timeout_seconds: float = pydantic.Field(
+        20.0, gt=0, description="Connecting to the store, and between two pieces of a photo."
+    )
+
+    max_photo_bytes: int = pydantic.Field(
+        50_000_000, ge=1, description="Larger objects are not fetched (status failed, reason too_large)."
+    )
+    max_photo_pixels: int = pydantic.Field(
+        100_000_000, ge=1, description="Larger pictures are not decoded (reason too_many_pixels)."
+    )
+
+    backbone_weights: str = pydantic.Field(
+        "IMAGENET1K_V1",
+        min_length=1,
+        description="File (.safetensors, .pth), IMAGENET1K_V1 or IMAGENET1K_V2 (torchvision's), "
+        "or `untrained` (tests and trials, embedded database only).",
+    )
+    bundle: pathlib.Path | None = pydantic.Field(
+        None, description="Folder of the model bundle; default: the shipped one that fits the weights."
+    )
+    device: str = pydantic.Field("auto", description="auto, cpu, cuda or cuda:N.")
+    embed_batch_size: int = pydantic.Field(16, ge=1, le=1024, description="Most photos in one forward pass.")
+    embed_batch_wait_seconds: float = pydantic.Field(
+        0.03, ge=0, le=1, description="Longest wait of a batch's first photo for company."
+    )
+    embed_concurrency: int = pydantic.Field(
+        16, ge=1, le=256, description="Photos in flight in one embed worker (threads)."
+    )
+    match_concurrency: int = pydantic.Field(2, ge=1, le=64, description="Threads of one match worker.")
+    match_neighbours: int = pydantic.Field(
+        200, ge=1, le=10_000, description="Nearest photos of the same property that a photo is compared with."
+    )
+
+    data_dir: pathlib.Path = pydantic.Field(
+        default_factory=_default_data_dir,
+        description="Folder of the embedded stack (database and objects).",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = pydantic.Field(
+        "info", description="Least severe log line that is written."
+    )
+
+    @pydantic.field_validator("buckets", mode="before")
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @pydantic.field_validator("key_pattern")
+    @classmethod
+    def _named_groups(cls, value: str) -> str:
+        try:
+            groups = re.compile(value).groupindex
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from error
+        missing = {"property", "name"} - set(groups)
+        if missing:
+            raise ValueError(
+                f"needs the named groups (?P<property>…) and (?P<name>…); missing: {sorted(missing)}"
+            )
+        return value
+
+    @pydantic.field_validator("database_url", "migration_database_url")
+    @classmethod
+    def _postgres_url(cls, value: str | None) -> str | None:
+        if value is not None and not value.startswith(("postgresql://", "postgres://")):
+            raise ValueError("must start with postgresql://")
+        return value
+
+    @pydantic.field_validator("broker_url", "event_broker_url")
+    @classmethod
+    def _broker_scheme(cls, value: str | None) -> str | None:
+        known = ("amqp://", "amqps://", "sqs://", "pgmq://")
+        if value is not None and not value.startswith(known):
+            raise ValueError(f"must start with one of {', '.join(known)}")
+        return value
+
+    @property
+    def owner_database_url(self) -> str:
+        """The login that migrations use."""
+        return self.migration_database_url or self.database_url
+
+    @property
+    def events_url(self) -> str:
+        """The broker that the store's notifications arrive on."""
+        return self.event_broker_url or self.broker_url
+
+
+@functools.cache
+def get() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        ConfigurationError: names each wrong variable, what is wrong with it and what was given.
+    """
+    try:
+        settings = Settings()
+    except pydantic.ValidationError as error:
+        lines = [
+            f"{PREFIX}{'_'.join(str(part) for part in problem['loc']).upper()}: {problem['msg']}"
+            for problem in error.errors(include_url=False, include_input=False)
+        ]
+        raise errors.ConfigurationError("Wrong settings:\n  " + "\n  ".join(lines)) from error
+    unknown = sorted(
+        name
+        for name in os.environ
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+    )
+    if unknown:
+        raise errors.ConfigurationError(
+            f"Unknown settings: {', '.join(unknown)}; see the README's settings table."
+        )
+    return settings

@@ -1,0 +1,117 @@
+"""The Celery application: broker, queues, and the policy that every task declares."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import celery
+import kombu
+
+from core import errors, photos, settings
+
+EMBED = "embed"
+EMBED_BULK = "embed.bulk"
+MATCH = "match"
+EMBED_TASK = "dedup.embed"
+MATCH_TASK = "dedup.match"
+
+
+def transport_options(url: str, config: settings.Settings) -> dict[str, Any]:
+    """What kombu must know of a broker beside its URL."""
+    scheme = url.partition("://")[0]
+    if scheme == "pgmq":
+        return {
+            "visibility_timeout": config.visibility_timeout_seconds,
+            # The embedded stack installs pgmq as plain SQL; there is no server extension to create.
+            "init_extension": False,
+            # A long poll on one queue would keep the process from looking at its other queues.
+            "wait_time_seconds": 0,
+            "polling_interval": 0.05,
+        }
+    if scheme == "sqs":
+        return {
+            "region": config.s3_region,
+            "visibility_timeout": config.visibility_timeout_seconds,
+            "wait_time_seconds": 1,
+            "polling_interval": 0.1,
+            # An endpoint in the broker URL is taken over plain HTTP only where the store's is, too.
+            "is_secure": not (config.s3_endpoint_url or "").startswith("http://"),
+        }
+    return {"confirm_publish": True}
+
+
+def _configuration() -> dict[str, Any]:
+    config = settings.get()
+    amqp = config.broker_url.startswith("amqp")
+    arguments = {"x-queue-type": "quorum"} if amqp else None
+    return {
+        "broker_url": config.broker_url,
+        "broker_transport_options": transport_options(config.broker_url, config),
+        "broker_connection_retry_on_startup": True,
+        "task_queues": [
+            kombu.Queue(name, kombu.Exchange(name, "direct"), routing_key=name, queue_arguments=arguments)
+            for name in (EMBED, EMBED_BULK, MATCH)
+        ],
+        "task_default_queue": EMBED,
+        "task_default_queue_type": "quorum" if amqp else "classic",
+        "worker_detect_quorum_queues": amqp,
+        "task_create_missing_queues": False,
+        "task_routes": {EMBED_TASK: {"queue": EMBED}, MATCH_TASK: {"queue": MATCH}},
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_ignore_result": True,
+        "worker_prefetch_multiplier": 1,
+        "worker_enable_remote_control": False,
+        "worker_hijack_root_logger": False,
+        "task_publish_retry_policy": {"max_retries": 5, "interval_start": 0.1, "interval_step": 0.5},
+    }
+
+
+def policy() -> dict[str, Any]:
+    """The policy of a photo's task, for its declaration.
+
+    Acknowledged when done, given back when its process is lost, retried with growing waits and jitter for
+    what may work later, a bounded number of times.
+    """
+    config = settings.get()
+    return {
+        "acks_late": True,
+        "reject_on_worker_lost": True,
+        "autoretry_for": (errors.TransientError,),
+        "max_retries": config.task_max_retries,
+        "retry_backoff": config.task_retry_backoff_seconds,
+        "retry_backoff_max": 600,
+        "retry_jitter": True,
+        "ignore_result": True,
+        "serializer": "json",
+    }
+
+
+app = celery.Celery("listing-dedup")
+app.add_defaults(_configuration)
+
+
+def publish_embed(photo: photos.Revision) -> None:
+    """Ask for a photo to be embedded. To be called after its transaction has committed.
+
+    Raises:
+        TransientError: the broker is away.
+    """
+    _publish(EMBED_TASK, EMBED, **dataclasses.asdict(photo))
+
+
+def publish_match(property_id: str, photo_id: int) -> None:
+    """Ask for a photo to be matched. To be called after its embedding has committed.
+
+    Raises:
+        TransientError: the broker is away.
+    """
+    _publish(MATCH_TASK, MATCH, property_id=property_id, photo_id=photo_id)
+
+
+def _publish(task: str, queue: str, **arguments: object) -> None:
+    try:
+        app.send_task(task, kwargs=arguments, queue=queue)
+    except kombu.exceptions.OperationalError as error:
+        raise errors.TransientError(f"Broker: {error}") from error

@@ -1,0 +1,247 @@
+"""The command `dedup`.
+
+Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage; 75 something is away, try again
+later; 78 a setting, file or service is not as it must be.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import signal
+import sys
+from typing import Annotated, NoReturn
+
+import rich.console
+import rich.progress
+import typer
+
+from core import errors, settings
+from workers import embedded, logs
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Finds duplicate photos of a property: overlays, other angles, redrawn floor plans.",
+)
+worker = typer.Typer(no_args_is_help=True, help="Run a worker until it is told to stop.")
+app.add_typer(worker, name="worker")
+
+_console = rich.console.Console(stderr=True, highlight=False)
+_output = rich.console.Console(highlight=False)
+_UNTRAINED_NOTE = (
+    "Running on UNTRAINED weights: no trained backbone could be had, so this shows the way of a photo and not the "
+    "quality. For that, let this machine reach torchvision's download once, or set "
+    "DEDUP_BACKBONE_WEIGHTS=/path/to/resnet50 weights (.pth or .safetensors)."
+)
+
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON object a line on stdout, nothing else.")]
+
+
+@app.command()
+def demo(
+    photos: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Your own photos, a sub-folder a property; default: drawn ones."),
+    ] = None,
+    properties: Annotated[int, typer.Option(min=1, max=500, help="How many properties to draw.")] = 3,
+) -> None:
+    """The whole way of a photo on the embedded stack: upload, event, embedding, match, flags."""
+    from workers import scan
+
+    source, untrained = scan.choose_weights(fall_back=True)
+    if untrained:
+        _output.print(_UNTRAINED_NOTE, style="yellow")
+    root = settings.get().data_dir / "demo"
+    folder = photos or scan.draw(root / "photos", properties, _progress)
+    home = _home("scan", photos) if photos else root
+    result = scan.run(folder, home, source, _progress)
+    scan.show(result, _output, title=f"Duplicates in {folder}")
+    scan.show_sql(result, _output)
+    if not photos:
+        scan.show_truth(result, root / "photos", _output)
+    if untrained:
+        _output.print(_UNTRAINED_NOTE, style="yellow")
+
+
+@app.command("scan")
+def scan_folder(
+    folder: Annotated[pathlib.Path, typer.Argument(help="A sub-folder is a property.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Find the duplicates in a folder of photos, on the embedded stack."""
+    from workers import scan
+
+    source, _ = scan.choose_weights(fall_back=False)
+    result = scan.run(folder, _home("scan", folder), source, _progress)
+    if as_json:
+        for flag in result.flags:
+            print(json.dumps(dataclasses.asdict(flag), ensure_ascii=False))
+        return
+    scan.show(result, _output, title=f"Duplicates in {folder}")
+
+
+@app.command()
+def up() -> None:
+    """Run the embedded stack until Ctrl-C."""
+    from workers import scan
+
+    source, untrained = scan.choose_weights(fall_back=False)
+    with embedded.Stack(_home("up"), {"DEDUP_BACKBONE_WEIGHTS": source}) as stack:
+        store, endpoint = stack.store, stack.store.endpoint_url
+        _output.print(
+            f"Listing system's login  {stack.reader_url}\n"
+            f"Owner's login           {stack.postgres.url()}\n"
+            f"S3 and SQS              {endpoint}  (bucket {store.bucket}, queue {store.queue})\n"
+            f"Logs                    {stack.log_file('embed').parent}\n\n"
+            f"Upload:  AWS_ACCESS_KEY_ID={stack.environment['AWS_ACCESS_KEY_ID']} "
+            f"AWS_SECRET_ACCESS_KEY={stack.environment['AWS_SECRET_ACCESS_KEY']} "
+            f"aws --endpoint-url {endpoint} --region {stack.environment['AWS_DEFAULT_REGION']} "
+            f"s3 cp kitchen.jpg s3://{store.bucket}/properties/42/photos/kitchen.jpg\n"
+            f"Look:    psql '{stack.reader_url}' -c \"SELECT * FROM listing_duplicates\"\n\n"
+            "Ctrl-C stops it; the data stays.",
+            soft_wrap=True,
+        )
+        if untrained:
+            _output.print(_UNTRAINED_NOTE, style="yellow")
+        stack.run_until_interrupted()
+
+
+@app.command()
+def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision.")] = "head") -> None:
+    """Bring the database's tables to this version."""
+    from core import schema
+
+    schema.upgrade(settings.get().owner_database_url, revision)
+
+
+@app.command()
+def ingest() -> None:
+    """Take the store's events until told to stop."""
+    from workers import ingest as ingest_worker
+
+    config = settings.get()
+    logs.configure(config.log_level, "ingest")
+    ingest_worker.run(config)
+
+
+@worker.command("embed")
+def worker_embed(
+    queues: Annotated[str, typer.Option(help="Queues to take tasks from.")] = "embed,embed.bulk",
+) -> None:
+    """Embed photos (GPU where there is one)."""
+    from workers import embed
+
+    config = settings.get()
+    logs.configure(config.log_level, "embed")
+    embed.prepare(config)
+    _celery(queues, config.embed_concurrency)
+
+
+@worker.command("match")
+def worker_match() -> None:
+    """Match photos within their property (CPU)."""
+    from workers import match
+
+    config = settings.get()
+    logs.configure(config.log_level, "match")
+    match.prepare(config)
+    _celery("match", config.match_concurrency)
+
+
+@app.command()
+def flags(
+    property_id: Annotated[str, typer.Argument(metavar="PROPERTY")], as_json: JsonOption = False
+) -> None:
+    """The duplicate flags of one property; exit code 1 when there are none."""
+    from core import database, matching
+
+    base = database.Database(settings.get().database_url, pool_size=1, wait_seconds=10.0)
+    with base.transaction() as connection:
+        rows = matching.flags(connection, property_id)
+    base.close()
+    for row in rows:
+        if as_json:
+            print(json.dumps(row, default=str, ensure_ascii=False))
+        else:
+            _output.print(
+                f"{row['photo']} duplicates {row['duplicate_of']} "
+                f"(score {row['score']:.2f}, by {row['decided_by']}, since {row['since']:%Y-%m-%d %H:%M})",
+                markup=False,
+            )
+    if not rows:
+        _console.print(f"No duplicates on record for property {property_id}.", markup=False)
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Check settings, database, extension, broker, bucket, weights and device; exit code 1 if one fails."""
+    from workers import doctor as checks
+
+    failed = False
+    for check in checks.run():
+        failed |= not check.ok
+        if as_json:
+            print(json.dumps(dataclasses.asdict(check), ensure_ascii=False), flush=True)
+        else:
+            mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]"
+            _output.print(f"{mark} {check.name:9}", end=" ")
+            _output.print(check.text, markup=False)
+    if failed:
+        raise typer.Exit(1)
+
+
+def main() -> NoReturn:
+    """Run the command line; known errors become one message and an exit code."""
+    supervisor = os.environ.get(embedded.SUPERVISED)
+    if supervisor:
+        _end_with(int(supervisor))
+    try:
+        app()
+    except errors.ConfigurationError as error:
+        _console.print(str(error), style="red", markup=False, soft_wrap=True)
+        sys.exit(embedded.EXIT_CONFIGURATION)
+    except errors.DedupError as error:
+        _console.print(str(error), style="red", markup=False, soft_wrap=True)
+        sys.exit(75)
+    sys.exit(0)
+
+
+def _celery(queues: str, concurrency: int) -> None:
+    from workers.app import app as celery_app
+
+    # Threads: torch does not survive a fork, and the micro-batcher serves all tasks of its process.
+    arguments = ["--pool", "threads", "--concurrency", str(concurrency), "--queues", queues]
+    quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
+
+
+def _home(kind: str, folder: pathlib.Path | None = None) -> pathlib.Path:
+    """A data folder of its own for each scanned folder: their properties must not meet."""
+    root = settings.get().data_dir / kind
+    if folder is None:
+        return root
+    return root / f"{folder.resolve().name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
+
+
+def _progress(label: str) -> rich.progress.Progress:
+    return rich.progress.Progress(
+        rich.progress.TextColumn(label),
+        rich.progress.BarColumn(),
+        rich.progress.MofNCompleteColumn(),
+        rich.progress.TimeRemainingColumn(),
+        console=_console,
+    )
+
+
+def _end_with(supervisor: int) -> None:
+    # prctl(PR_SET_PDEATHSIG): a supervisor that was killed cannot stop its workers any more.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+        if os.getppid() != supervisor:
+            sys.exit(0)

@@ -1,0 +1,202 @@
+"""The embedded stack: Postgres, S3, SQS and our own workers on one machine, nothing to install.
+
+The workers are processes of their own, started by the same commands as in production; only what stands
+around them (database, broker, store) is the embedded one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import IO, Any
+
+import boto3
+
+from core import errors, schema
+from workers import embedded_postgres, embedded_s3
+
+SUPERVISED = "LISTING_DEDUP_SUPERVISED"
+"""Set for a worker process that is to end with the process that started it."""
+
+EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting it again would not help
+
+_WORKERS: dict[str, tuple[str, ...]] = {
+    "ingest": ("ingest",),
+    "embed": ("worker", "embed"),
+    "match": ("worker", "match"),
+}
+_STOP_SECONDS = 30.0
+_RESTART_PAUSE_SECONDS = 1.0
+
+
+class Stack:
+    """Everything that one photo needs, over one data folder. A context manager: started, then stopped.
+
+    One at a time over one folder: a second one is refused, and what a killed one left running is taken over.
+    """
+
+    def __init__(self, data_dir: pathlib.Path, environment: Mapping[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.postgres = embedded_postgres.EmbeddedPostgres(data_dir)
+        self.store = embedded_s3.EmbeddedS3(data_dir)
+        self._extra = dict(environment or {})
+        self._lock: IO[str] | None = None
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._stopping = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._broken: str | None = None
+
+    def __enter__(self) -> Stack:
+        """Start everything; returns when the parts answer and the workers run.
+
+        Raises:
+            ConfigurationError: the folder is in use or cannot be used.
+        """
+        self._take_folder()
+        try:
+            self._start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the workers, then what they stand on."""
+        self._stopping.set()
+        if self._watcher.is_alive():
+            self._watcher.join()
+        for process in self._processes.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes.values():
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.store.stop()
+        self.postgres.stop()
+        if self._lock:
+            self._lock.close()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The settings under which a worker belongs to this stack."""
+        store = self.store
+        access = f"{embedded_s3.ACCESS_KEY_ID}:{embedded_s3.SECRET_ACCESS_KEY}"
+        return {
+            "DEDUP_DATABASE_URL": self.postgres.url("dedup_worker"),
+            "DEDUP_MIGRATION_DATABASE_URL": self.postgres.url(),
+            "DEDUP_BROKER_URL": "pgmq://" + self.postgres.url().partition("://")[2],
+            "DEDUP_EVENT_BROKER_URL": f"sqs://{access}@{store.endpoint_url.removeprefix('http://')}//",
+            "DEDUP_EVENT_QUEUE": store.queue,
+            "DEDUP_BUCKETS": store.bucket,
+            "DEDUP_S3_ENDPOINT_URL": store.endpoint_url,
+            "DEDUP_S3_REGION": embedded_s3.REGION,
+            "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
+            "AWS_DEFAULT_REGION": embedded_s3.REGION,
+            "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60",
+            **self._extra,
+        }
+
+    @property
+    def reader_url(self) -> str:
+        """The login of the listing system."""
+        return self.postgres.url("dedup_reader")
+
+    def log_file(self, worker: str) -> pathlib.Path:
+        """Where a worker's logs go."""
+        return self.data_dir / "logs" / f"{worker}.log"
+
+    def s3(self) -> Any:
+        """A client for the embedded store."""
+        return boto3.client(
+            "s3",
+            endpoint_url=self.store.endpoint_url,
+            region_name=embedded_s3.REGION,
+            aws_access_key_id=embedded_s3.ACCESS_KEY_ID,
+            aws_secret_access_key=embedded_s3.SECRET_ACCESS_KEY,
+        )
+
+    def check(self) -> None:
+        """See that the workers are still there.
+
+        Raises:
+            ConfigurationError: one of them cannot run; its last words are in the text.
+        """
+        if self._broken:
+            raise errors.ConfigurationError(self._broken)
+
+    def run_until_interrupted(self) -> None:
+        """Stay until Ctrl-C or SIGTERM. Raises as `check` does."""
+        stop = threading.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: stop.set())
+        while not stop.wait(0.5):
+            self.check()
+
+    def start_worker(self, name: str, kind: str) -> subprocess.Popen[bytes]:
+        """Start one more process of a kind (ingest, embed, match); it is started again when it dies."""
+        path = self.log_file(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - our own command line
+                [sys.executable, "-m", "workers", *_WORKERS[kind]],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **self.environment, SUPERVISED: str(os.getpid())},
+                # Ctrl-C goes to this process alone, which then stops the workers in order.
+                start_new_session=True,
+            )
+        self._processes[name] = process
+        return process
+
+    def _take_folder(self) -> None:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = (self.data_dir / "stack.lock").open("a+")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._lock.seek(0)
+            owner = self._lock.read().strip()
+            self._lock.close()
+            raise errors.ConfigurationError(
+                f"{self.data_dir} is in use by process {owner or '?'}; stop that one, "
+                "or set DEDUP_DATA_DIR to another folder."
+            ) from error
+        self._lock.truncate(0)
+        self._lock.write(str(os.getpid()))
+        self._lock.flush()
+
+    def _start(self) -> None:
+        self.postgres.start()
+        self.postgres.install_extensions()
+        schema.upgrade(self.postgres.url())
+        for role in ("dedup_worker", "dedup_reader"):
+            self.postgres.allow_login(role)
+        self.store.start()
+        for kind in _WORKERS:
+            self.start_worker(kind, kind)
+        self._watcher.start()
+
+    def _watch(self) -> None:
+        while not self._stopping.wait(_RESTART_PAUSE_SECONDS):
+            for name, process in list(self._processes.items()):
+                status = process.poll()
+                if status is None:
+                    continue
+                if status == EXIT_CONFIGURATION:
+                    words = self.log_file(name).read_text(errors="replace").strip().splitlines()
+                    self._broken = f"The {name} worker cannot run:\n" + "\n".join(words[-5:])
+                    return
+                self.start_worker(name, name.partition("-")[0])

@@ -1,0 +1,141 @@
+"""A demo or a scan: a folder of photos through the whole embedded stack, and what came out."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Callable, Iterator
+
+import rich.console
+import rich.progress
+
+from core import bundle, database, matching, photos, settings, weights
+from workers import embedded, folders, report
+
+Bar = Callable[[str], rich.progress.Progress]
+
+_TRUTH = "duplicates.json"
+_DEMO_SEED = 7
+_SQL = (
+    "SELECT property_id, key, duplicate_of_key, score\nFROM listing_duplicates\n"
+    "ORDER BY property_id, duplicate_of_key, key;"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a scan found. `stack_home` holds the sheet, the logs and the data."""
+
+    flags: list[report.Flag]
+    failures: list[database.Row]
+    uploads: list[folders.Upload]
+    stack_home: pathlib.Path
+    reader_url: str
+
+
+def choose_weights(*, fall_back: bool) -> tuple[str, bool]:
+    """The backbone weights to use, and whether they are the untrained ones.
+
+    Args:
+        fall_back: go on untrained where none can be had.
+
+    Raises:
+        WeightsUnavailableError: there are none, and `fall_back` is off.
+        ConfigurationError: no bundle fits them.
+    """
+    config = settings.get()
+    source = config.backbone_weights
+    try:
+        sha256 = weights.source_digest(source)
+    except weights.WeightsUnavailableError:
+        if not fall_back:
+            raise
+        source, sha256 = weights.UNTRAINED, weights.UNTRAINED_SHA256
+    if config.bundle is None:
+        bundle.for_backbone(sha256)
+    return source, source == weights.UNTRAINED
+
+
+def run(folder: pathlib.Path, home: pathlib.Path, source: str, bar: Bar) -> Result:
+    """Bring the stack over `home` in line with `folder`, wait for every photo, read the flags."""
+    uploads = folders.find(folder)
+    with (
+        embedded.Stack(home, {"DEDUP_BACKBONE_WEIGHTS": str(source)}) as stack,
+        contextlib.closing(database.Database(stack.environment["DEDUP_DATABASE_URL"])) as base,
+    ):
+        with _report(bar("uploading")) as update:
+            folders.upload(stack.s3(), stack.store.bucket, uploads, update)
+        with _report(bar("embedding and matching")) as update:
+            folders.wait(stack, base, uploads, update)
+        with base.transaction() as connection:
+            flags = report.read(matching.flags(connection))
+            failures = photos.failures(connection)
+        return Result(flags, failures, uploads, home, stack.reader_url)
+
+
+def draw(folder: pathlib.Path, properties: int, bar: Bar) -> pathlib.Path:
+    """Draw the demo's properties into `folder`, unless they are there already; what they duplicate beside them."""
+    from core.drawing import properties as drawing
+
+    target = folder / str(properties)
+    if (target / _TRUTH).is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    truth: list[dict[str, str]] = []
+    with _report(bar("drawing")) as update:
+        for number, (drawn, pairs) in enumerate(drawing.draw_properties(properties, _DEMO_SEED), 1):
+            for photo in drawn:
+                path = target / photo.property_id / photo.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(photo.jpeg)
+            truth += [dataclasses.asdict(pair) for pair in pairs]
+            update(number, properties)
+    (target / _TRUTH).write_text(json.dumps(truth, indent=1), encoding="utf-8")
+    return target
+
+
+def show(result: Result, console: rich.console.Console, title: str) -> None:
+    """Print the table and the summary, write the sheet."""
+    console.print(report.table(result.flags))
+    report.summary(console, result.flags, len(result.uploads), result.failures)
+    sheet = result.stack_home / "sheet.html"
+    report.sheet(sheet, title, result.flags, result.uploads)
+    console.print(f"Sheet of every group: {sheet}", soft_wrap=True, markup=False)
+
+
+def show_sql(result: Result, console: rich.console.Console) -> None:
+    """Print the SQL by which the listing system reads these flags."""
+    del result
+    console.print("\nThe listing system reads them as dedup_reader by:", markup=False)
+    console.print(_SQL, markup=False)
+
+
+def show_truth(result: Result, folder: pathlib.Path, console: rich.console.Console) -> None:
+    """Say how many of the drawn duplicates were found."""
+    del folder
+    root = result.uploads[0].path.parents[1]
+    pairs = json.loads((root / _TRUTH).read_text(encoding="utf-8"))
+    group = {(flag.property, flag.photo): flag.duplicate_of for flag in result.flags}
+    drawn = {(pair["property_id"], frozenset((pair["a"], pair["b"]))): pair["kind"] for pair in pairs}
+    found = {key for key in drawn if len({group.get((key[0], photo), photo) for photo in key[1]}) == 1}
+    wrong = [
+        flag
+        for flag in result.flags
+        if (flag.property, frozenset((flag.photo, flag.duplicate_of))) not in drawn
+    ]
+    kinds = ", ".join(
+        f"{kind} {sum(drawn[key] == kind for key in found)} of {sum(value == kind for value in drawn.values())}"
+        for kind in sorted(set(drawn.values()))
+    )
+    console.print(
+        f"\nDrawn duplicates found: {len(found)} of {len(drawn)} ({kinds}); wrong flags: {len(wrong)}."
+    )
+
+
+@contextlib.contextmanager
+def _report(progress: rich.progress.Progress) -> Iterator[folders.Report]:
+    with progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
