@@ -13,15 +13,17 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import safetensors.torch
-import torch
-import torchvision
+from typing import TYPE_CHECKING
 
 from core import errors
 
+if TYPE_CHECKING:
+    # Importing torch takes seconds; who only asks for a file and its digest shall not pay them.
+    import torch
+
 UNTRAINED = "untrained"
 UNTRAINED_SHA256 = hashlib.sha256(b"listing-dedup untrained resnet50, seed 0").hexdigest()
+TORCHVISION = ("IMAGENET1K_V1", "IMAGENET1K_V2")
 _REACH_SECONDS = 5.0
 _STALL_SECONDS = 20.0
 _REMEDIES = (
@@ -72,7 +74,7 @@ def load(source: str) -> Weights:
         )
         return Weights(UNTRAINED, UNTRAINED_SHA256, _random_state())
     path = _file(source)
-    return _read(path, source if _is_torchvision(source) else path.name)
+    return _read(path, source if source in TORCHVISION else path.name)
 
 
 def source_digest(source: str) -> str:
@@ -86,13 +88,9 @@ def digest(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _is_torchvision(source: str) -> bool:
-    return source in torchvision.models.ResNet50_Weights.__members__
-
-
 def _file(source: str) -> pathlib.Path:
-    if _is_torchvision(source):
-        return _torchvision_file(torchvision.models.ResNet50_Weights[source])
+    if source in TORCHVISION:
+        return _torchvision_file(source)
     path = pathlib.Path(source).expanduser()
     if not path.is_file():
         raise WeightsUnavailableError(f"DEDUP_BACKBONE_WEIGHTS={source}: no such file. {_REMEDIES}")
@@ -100,12 +98,18 @@ def _file(source: str) -> pathlib.Path:
 
 
 def _random_state() -> dict[str, torch.Tensor]:
+    import torch
+    import torchvision
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return dict(torchvision.models.resnet50(weights=None).state_dict())
 
 
 def _read(path: pathlib.Path, name: str) -> Weights:
+    import safetensors.torch
+    import torch
+
     state: object
     try:
         if path.suffix == ".safetensors":
@@ -127,17 +131,21 @@ def _read(path: pathlib.Path, name: str) -> Weights:
     return Weights(name, digest(path), tensors)
 
 
-def _torchvision_file(weights: torchvision.models.ResNet50_Weights) -> pathlib.Path:
-    file_name = pathlib.PurePosixPath(urllib.parse.urlsplit(weights.url).path).name
+def _torchvision_file(name: str) -> pathlib.Path:
+    import torch
+    import torchvision
+
+    url = torchvision.models.ResNet50_Weights[name].url
+    file_name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
     path = pathlib.Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if not path.is_file():
-        _reach(weights.url)
+        _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with _socket_timeout(_STALL_SECONDS):
-                torch.hub.download_url_to_file(weights.url, str(path), hash_prefix=_hash_prefix(file_name))
+                torch.hub.download_url_to_file(url, str(path), hash_prefix=_hash_prefix(file_name))
         except (OSError, RuntimeError) as error:
-            raise WeightsUnavailableError(f"{weights.url} broke off: {error}. {_REMEDIES}") from error
+            raise WeightsUnavailableError(f"{url} broke off: {error}. {_REMEDIES}") from error
     found = digest(path)
     if not found.startswith(_hash_prefix(file_name)):
         raise errors.ConfigurationError(

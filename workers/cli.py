@@ -6,22 +6,22 @@ later; 78 a setting, file or service is not as it must be.
 
 from __future__ import annotations
 
-import ctypes
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
-import signal
 import sys
-from typing import Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import rich.console
 import rich.progress
 import typer
 
 from core import errors, settings
-from workers import embedded, logs
+from workers import logs, processes
+
+if TYPE_CHECKING:
+    from workers import embedded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -61,9 +61,9 @@ def demo(
     home = _home("scan", photos) if photos else root
     result = scan.run(folder, home, source, _progress)
     scan.show(result, _output, title=f"Duplicates in {folder}")
-    scan.show_sql(result, _output)
+    scan.show_sql(_output)
     if not photos:
-        scan.show_truth(result, root / "photos", _output)
+        scan.show_truth(result, folder, _output)
     if untrained:
         _output.print(_UNTRAINED_NOTE, style="yellow")
 
@@ -88,24 +88,11 @@ def scan_folder(
 @app.command()
 def up() -> None:
     """Run the embedded stack until Ctrl-C."""
-    from workers import scan
+    from workers import embedded, scan
 
     source, untrained = scan.choose_weights(fall_back=False)
     with embedded.Stack(_home("up"), {"DEDUP_BACKBONE_WEIGHTS": source}) as stack:
-        store, endpoint = stack.store, stack.store.endpoint_url
-        _output.print(
-            f"Listing system's login  {stack.reader_url}\n"
-            f"Owner's login           {stack.postgres.url()}\n"
-            f"S3 and SQS              {endpoint}  (bucket {store.bucket}, queue {store.queue})\n"
-            f"Logs                    {stack.log_file('embed').parent}\n\n"
-            f"Upload:  AWS_ACCESS_KEY_ID={stack.environment['AWS_ACCESS_KEY_ID']} "
-            f"AWS_SECRET_ACCESS_KEY={stack.environment['AWS_SECRET_ACCESS_KEY']} "
-            f"aws --endpoint-url {endpoint} --region {stack.environment['AWS_DEFAULT_REGION']} "
-            f"s3 cp kitchen.jpg s3://{store.bucket}/properties/42/photos/kitchen.jpg\n"
-            f"Look:    psql '{stack.reader_url}' -c \"SELECT * FROM listing_duplicates\"\n\n"
-            "Ctrl-C stops it; the data stays.",
-            soft_wrap=True,
-        )
+        _output.print(_addresses(stack), soft_wrap=True, markup=False)
         if untrained:
             _output.print(_UNTRAINED_NOTE, style="yellow")
         stack.run_until_interrupted()
@@ -198,18 +185,38 @@ def doctor(as_json: JsonOption = False) -> None:
 
 def main() -> NoReturn:
     """Run the command line; known errors become one message and an exit code."""
-    supervisor = os.environ.get(embedded.SUPERVISED)
-    if supervisor:
-        _end_with(int(supervisor))
+    processes.end_with_supervisor()
     try:
         app()
     except errors.ConfigurationError as error:
         _console.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(embedded.EXIT_CONFIGURATION)
+        sys.exit(processes.EXIT_CONFIGURATION)
     except errors.DedupError as error:
         _console.print(str(error), style="red", markup=False, soft_wrap=True)
-        sys.exit(75)
+        sys.exit(processes.EXIT_AWAY)
     sys.exit(0)
+
+
+def _addresses(stack: embedded.Stack) -> str:
+    store, variables = stack.store, stack.environment
+    upload = [
+        *(f"{name}={variables[name]}" for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")),
+        f"aws --endpoint-url {store.endpoint_url} --region {variables['AWS_DEFAULT_REGION']}",
+        f"s3 cp kitchen.jpg s3://{store.bucket}/properties/42/photos/kitchen.jpg",
+    ]
+    return "\n".join(
+        [
+            f"Listing system's login  {stack.reader_url}",
+            f"Owner's login           {stack.postgres.url()}",
+            f"S3 and SQS              {store.endpoint_url} (bucket {store.bucket}, queue {store.queue})",
+            f"Logs                    {stack.log_file('embed').parent}",
+            "",
+            f"Upload:  {' '.join(upload)}",
+            f"Look:    psql '{stack.reader_url}' -c 'TABLE listing_duplicates'",
+            "",
+            "Ctrl-C stops it; the data stays.",
+        ]
+    )
 
 
 def _celery(queues: str, concurrency: int) -> None:
@@ -237,11 +244,3 @@ def _progress(label: str) -> rich.progress.Progress:
         rich.progress.TimeRemainingColumn(),
         console=_console,
     )
-
-
-def _end_with(supervisor: int) -> None:
-    # prctl(PR_SET_PDEATHSIG): a supervisor that was killed cannot stop its workers any more.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-        if os.getppid() != supervisor:
-            sys.exit(0)

@@ -20,12 +20,7 @@ from typing import IO, Any
 import boto3
 
 from core import errors, schema
-from workers import embedded_postgres, embedded_s3
-
-SUPERVISED = "LISTING_DEDUP_SUPERVISED"
-"""Set for a worker process that is to end with the process that started it."""
-
-EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting it again would not help
+from workers import embedded_host, embedded_postgres, embedded_s3, processes
 
 _WORKERS: dict[str, tuple[str, ...]] = {
     "ingest": ("ingest",),
@@ -154,7 +149,7 @@ class Stack:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, SUPERVISED: str(os.getpid())},
+                env={**os.environ, **self.environment, processes.SUPERVISED: str(os.getpid())},
                 # Ctrl-C goes to this process alone, which then stops the workers in order.
                 start_new_session=True,
             )
@@ -162,7 +157,7 @@ class Stack:
         return process
 
     def _take_folder(self) -> None:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
+        embedded_host.make_folder(self.data_dir)
         self._lock = (self.data_dir / "stack.lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -191,11 +186,14 @@ class Stack:
 
     def _watch(self) -> None:
         while not self._stopping.wait(_RESTART_PAUSE_SECONDS):
+            # Each returns at once while its server lives, and comes back on the same port.
+            self.postgres.start()
+            self.store.start()
             for name, process in list(self._processes.items()):
                 status = process.poll()
                 if status is None:
                     continue
-                if status == EXIT_CONFIGURATION:
+                if status == processes.EXIT_CONFIGURATION:
                     words = self.log_file(name).read_text(errors="replace").strip().splitlines()
                     self._broken = f"The {name} worker cannot run:\n" + "\n".join(words[-5:])
                     return

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 
-from core import bundle, database, matching, photos, settings, weights
+from core import database, matching, photos, settings, weights
 from workers import embedded, folders, report
 
 Bar = Callable[[str], rich.progress.Progress]
@@ -43,18 +43,14 @@ def choose_weights(*, fall_back: bool) -> tuple[str, bool]:
 
     Raises:
         WeightsUnavailableError: there are none, and `fall_back` is off.
-        ConfigurationError: no bundle fits them.
     """
-    config = settings.get()
-    source = config.backbone_weights
+    source = settings.get().backbone_weights
     try:
-        sha256 = weights.source_digest(source)
+        weights.source_digest(source)
     except weights.WeightsUnavailableError:
         if not fall_back:
             raise
-        source, sha256 = weights.UNTRAINED, weights.UNTRAINED_SHA256
-    if config.bundle is None:
-        bundle.for_backbone(sha256)
+        source = weights.UNTRAINED
     return source, source == weights.UNTRAINED
 
 
@@ -105,18 +101,15 @@ def show(result: Result, console: rich.console.Console, title: str) -> None:
     console.print(f"Sheet of every group: {sheet}", soft_wrap=True, markup=False)
 
 
-def show_sql(result: Result, console: rich.console.Console) -> None:
+def show_sql(console: rich.console.Console) -> None:
     """Print the SQL by which the listing system reads these flags."""
-    del result
     console.print("\nThe listing system reads them as dedup_reader by:", markup=False)
     console.print(_SQL, markup=False)
 
 
 def show_truth(result: Result, folder: pathlib.Path, console: rich.console.Console) -> None:
-    """Say how many of the drawn duplicates were found."""
-    del folder
-    root = result.uploads[0].path.parents[1]
-    pairs = json.loads((root / _TRUTH).read_text(encoding="utf-8"))
+    """Say how many of the duplicates drawn into `folder` were found."""
+    pairs = json.loads((folder / _TRUTH).read_text(encoding="utf-8"))
     group = {(flag.property, flag.photo): flag.duplicate_of for flag in result.flags}
     drawn = {(pair["property_id"], frozenset((pair["a"], pair["b"]))): pair["kind"] for pair in pairs}
     found = {key for key in drawn if len({group.get((key[0], photo), photo) for photo in key[1]}) == 1}

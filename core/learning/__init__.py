@@ -1,0 +1,1 @@
+"""How a model bundle comes to be: pair sets, features, training and evaluation."""

@@ -1,0 +1,272 @@
+"""Pair sets, features, figures and training, on pictures drawn in a moment."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pathlib
+from typing import cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from core import bundle, embedding, errors, images, weights
+from core.learning import evaluation, features, fitting, network, pairs, training
+
+ROW = {
+    "a": "x.png",
+    "b": "y.png",
+    "label": "1",
+    "split": "train",
+    "property_a": "1",
+    "property_b": "1",
+    "kind": "k",
+}
+
+
+class FakeBackbone:
+    """Stands in for the ResNet50: block means of the picture, spread over the channels by a fixed matrix."""
+
+    def __init__(self, sha256: str = "ef" * 32) -> None:
+        self.weights_name, self.weights_sha256, self.untrained = "fake", sha256, False
+        self.pictures = 0
+        self._spread = np.random.default_rng(0).normal(size=(48, features.DIMS)).astype(np.float32)
+
+    def pool(self, pixels: images.Pixels) -> embedding.Vectors:
+        """(n, 3904) from (n, 3, size, size)."""
+        self.pictures += len(pixels)
+        count, _, size, _ = pixels.shape
+        blocks = pixels.reshape(count, 3, 4, size // 4, 4, size // 4).mean(axis=(3, 5)).reshape(count, 48)
+        result: embedding.Vectors = np.maximum((blocks / 255 - 0.5) @ self._spread, 0).astype(np.float32)
+        return result
+
+
+def _fake() -> embedding.Backbone:
+    return cast(embedding.Backbone, FakeBackbone())
+
+
+def _write(folder: pathlib.Path, rows: list[dict[str, str]], name: str = "pairs.csv") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / name).open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def _picture(folder: pathlib.Path, name: str, blocks: images.Pixels | None = None) -> None:
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    values = np.full((4, 4, 3), 90, np.uint8) if blocks is None else blocks
+    data = io.BytesIO()
+    Image.fromarray(values).resize((32, 32), Image.Resampling.NEAREST).save(data, "PNG")
+    (folder / "images" / name).write_bytes(data.getvalue())
+
+
+def _synthetic(folder: pathlib.Path, properties: int, seed: int) -> pairs.PairSet:
+    """Each property has two rooms of random blocks, each seen twice with a little noise."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for number in range(properties):
+        split = ("train", "train", "train", "val")[number % 4]
+        rooms = random.integers(20, 235, (2, 4, 4, 3))
+        for room, view in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            noisy = np.clip(rooms[room] + random.integers(-8, 9, (4, 4, 3)), 0, 255).astype(np.uint8)
+            _picture(folder, f"{number}-{room}-{view}.png", noisy)
+        common = {"split": split, "property_a": str(number), "property_b": str(number), "kind": "noise"}
+        rows += [
+            {"a": f"{number}-{room}-0.png", "b": f"{number}-{room}-1.png", "label": "1"} | common
+            for room in (0, 1)
+        ]
+        rows += [
+            {"a": f"{number}-0-{view}.png", "b": f"{number}-1-{view}.png", "label": "0"} | common
+            for view in (0, 1)
+        ]
+    _write(folder, rows)
+    return pairs.read(folder)
+
+
+def test_read_pairs_of_several_files(tmp_path: pathlib.Path) -> None:
+    for name in ("x.png", "y.png", "z.png"):
+        _picture(tmp_path, name)
+    _write(tmp_path, [ROW], "pairs_train.csv")
+    _write(tmp_path, [ROW | {"b": "z.png", "label": "0", "split": "val", "property_a": "2", "property_b": "2"}],
+           "pairs_val.csv")  # fmt: skip
+    found = pairs.read(tmp_path)
+    assert found.name == tmp_path.name
+    assert [pair.duplicate for pair in found.pairs] == [True, False]
+    assert [pair.b for pair in found.of("val").pairs] == ["z.png"]
+    assert [path.name for path in found.pictures] == ["x.png", "y.png", "z.png"]
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        ({"label": "yes"}, "line 3: expected label 0 or 1, found 'yes'"),
+        ({"split": "dev"}, "line 3: expected split train, val, test, found 'dev'"),
+        ({"a": ""}, "line 3: a is empty"),
+        ({"b": "gone.png"}, "1 pictures are not in .*images, the first gone.png"),
+        ({"label": "0"}, "labelled both 0 and 1"),
+        ({"a": "y.png", "b": "x.png", "label": "0"}, "labelled both 0 and 1"),
+        ({"a": "y.png", "b": "x.png", "split": "test"}, "stand in train and in test"),
+        ({"a": "x.png", "b": "z.png", "split": "val"}, "the first 1 in train and val"),
+    ],
+)
+def test_wrong_pairs_are_refused(tmp_path: pathlib.Path, second: dict[str, str], message: str) -> None:
+    for name in ("x.png", "y.png", "z.png"):
+        _picture(tmp_path, name)
+    _write(tmp_path, [ROW, ROW | second])
+    with pytest.raises(errors.ConfigurationError, match=message):
+        pairs.read(tmp_path)
+
+
+def test_a_missing_column_is_refused(tmp_path: pathlib.Path) -> None:
+    _write(tmp_path, [{key: value for key, value in ROW.items() if key != "split"}])
+    with pytest.raises(errors.ConfigurationError, match="missing split"):
+        pairs.read(tmp_path)
+
+
+def test_an_empty_folder_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.ConfigurationError, match=r"expected pairs\*\.csv"):
+        pairs.read(tmp_path)
+    with pytest.raises(errors.ConfigurationError, match="cannot be read"):
+        pairs.read(tmp_path / "none.csv")
+
+
+def test_features_are_computed_once(tmp_path: pathlib.Path) -> None:
+    for number in range(40):
+        _picture(tmp_path, f"{number}.png", np.full((4, 4, 3), 5 * number, np.uint8))
+    paths = sorted((tmp_path / "images").iterdir())
+    backbone = FakeBackbone()
+    told: list[tuple[int, int]] = []
+
+    def ask(backbone: FakeBackbone) -> embedding.Vectors:
+        return features.pooled(
+            paths,
+            cast(embedding.Backbone, backbone),
+            input_size=32,
+            cache=tmp_path / "cache",
+            progress=lambda done, total: told.append((done, total)),
+        )
+
+    first = ask(backbone)
+    assert backbone.pictures == 40
+    assert told[-1] == (40, 40)
+    np.testing.assert_array_equal(first, ask(backbone))
+    assert backbone.pictures == 40
+    other = FakeBackbone("aa" * 32)
+    ask(other)
+    assert other.pictures == 40
+
+
+def test_a_broken_cached_value_is_computed_again(tmp_path: pathlib.Path) -> None:
+    _picture(tmp_path, "x.png")
+    paths = [tmp_path / "images" / "x.png"]
+    first = features.pooled(paths, _fake(), input_size=32, cache=tmp_path / "cache")
+    (cached,) = (tmp_path / "cache").rglob("*.npy")
+    cached.write_bytes(cached.read_bytes()[:100])
+    np.testing.assert_array_equal(
+        first, features.pooled(paths, _fake(), input_size=32, cache=tmp_path / "cache")
+    )
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.jpg").write_bytes(b"no picture")
+    with pytest.raises(errors.ConfigurationError, match=r"x\.jpg"):
+        features.pooled([tmp_path / "x.jpg"], _fake(), input_size=32)
+    with pytest.raises(errors.ConfigurationError, match=r"y\.jpg cannot be read"):
+        features.pooled([tmp_path / "y.jpg"], _fake(), input_size=32)
+
+
+def test_figures_of_a_known_case() -> None:
+    scores = np.array([0.9, 0.8, 0.7, 0.6, 0.1])
+    labels = np.array([True, False, True, False, False])
+    found = evaluation.report(scores, labels, 0.65)
+    assert (found.pairs, found.duplicates) == (5, 2)
+    assert found.precision == pytest.approx(2 / 3)
+    assert found.recall == 1.0
+    assert found.f1 == pytest.approx(0.8)
+    assert found.average_precision == pytest.approx((1 + 2 / 3) / 2)
+    assert evaluation.best_f1(scores, labels) == (pytest.approx(0.65), pytest.approx(0.8))
+    assert evaluation.best_mean_f1([(scores, labels)]) == (pytest.approx(0.65), pytest.approx(0.8))
+    assert evaluation.threshold_at_precision(scores, labels, 1.0) == pytest.approx(0.85)
+    assert evaluation.threshold_at_precision(scores, ~labels, 1.0) is None
+
+
+def test_equal_scores_count_together() -> None:
+    scores, labels = np.array([0.5, 0.5, 0.5, 0.5]), np.array([True, False, False, True])
+    assert evaluation.average_precision(scores, labels) == pytest.approx(0.5)
+    assert evaluation.calibration_error(scores, labels) == pytest.approx(0.0)
+
+
+def test_calibration_undoes_a_known_distortion() -> None:
+    random = np.random.default_rng(0)
+    true = random.normal(0, 2, 20_000)
+    duplicate = random.random(20_000) < 1 / (1 + np.exp(-true))
+    slope, offset = fitting.calibrate(3 * true + 1, duplicate)
+    assert slope == pytest.approx(1 / 3, abs=0.02)
+    assert offset == pytest.approx(-1 / 3, abs=0.05)
+
+
+def test_dropout_spares_a_network_in_evaluation() -> None:
+    generator = torch.Generator().manual_seed(0)
+    levels = ("stem",)
+    fusion = embedding.Fusion(levels, np.zeros(64, np.float32), np.ones(64, np.float32))
+    model = network.Network(fusion, network.Shape(4, 1, 4), generator)
+    vectors = fusion.fuse(np.random.default_rng(0).normal(size=(20, 64)).astype(np.float32))
+    table = fitting.Table(np.arange(10), np.arange(10, 20), np.zeros(10, np.bool_))
+    np.testing.assert_array_equal(
+        fitting.logits_of(model, vectors, table), fitting.logits_of(model, vectors, table)
+    )
+
+
+def test_training_learns_and_repeats(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "Backbone", lambda source, device: FakeBackbone(source.sha256))
+    source = weights.Weights("fake", "ef" * 32, {})
+    recipe = fitting.Recipe(shape=network.Shape(8, 2, 8), rounds=12, batch=32, rate=5e-3)
+    pair_set = _synthetic(tmp_path / "set", 48, seed=0)
+    stages: list[str] = []
+    first = training.train(
+        [pair_set],
+        source,
+        tmp_path / "a",
+        name="small",
+        seed=3,
+        recipe=recipe,
+        cache=tmp_path / "cache",
+        progress=lambda stage, done, total: stages.append(stage),
+    )
+    assert first.training["val"]["pooled"]["f1"] >= 0.99
+    assert set(stages) == {"features", "training"}
+    assert first.backbone == bundle.BackboneReference("resnet50", "fake", "ef" * 32)
+    again = training.train([pair_set], source, tmp_path / "b", name="small", seed=3, recipe=recipe)
+    assert again.digest == first.digest
+    other = training.train([pair_set], source, tmp_path / "c", name="small", seed=4, recipe=recipe)
+    assert other.digest != first.digest
+    unseen = _synthetic(tmp_path / "unseen", 16, seed=1)
+    vectors = first.fusion.fuse(features.pooled(unseen.pictures, _fake(), input_size=224))
+    rows = {path.name: row for row, path in enumerate(unseen.pictures)}
+    scores = first.classifier.score(
+        vectors[[rows[pair.a] for pair in unseen.pairs]], vectors[[rows[pair.b] for pair in unseen.pairs]]
+    )
+    labels = np.array([pair.duplicate for pair in unseen.pairs])
+    assert evaluation.report(scores, labels, first.duplicate).f1 >= 0.97
+    reference = bundle.BackboneReference("resnet50", "original", "12" * 32)
+    issued = training.reissue(first, reference, tmp_path / "d", name="original")
+    assert issued.digest != first.digest
+    assert "compressed copy of original" in issued.training["backbone_note"]
+    np.testing.assert_array_equal(
+        issued.classifier.score(vectors[:1], vectors), first.classifier.score(vectors[:1], vectors)
+    )
+
+
+def test_a_set_without_val_is_refused(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedding, "Backbone", lambda source, device: FakeBackbone(source.sha256))
+    pair_set = _synthetic(tmp_path / "set", 3, seed=0)
+    with pytest.raises(errors.ConfigurationError, match="both labels in split val, found 0 pairs"):
+        training.train([pair_set], weights.Weights("fake", "ef" * 32, {}), tmp_path / "a", name="small")
+
+
+def test_the_command_says_what_is_wrong(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(SystemExit, match=r"expected pairs\*\.csv"):
+        training.main([str(tmp_path), "--weights", "w.pth", "--output", str(tmp_path / "o"), "--name", "n"])
