@@ -245,6 +245,9 @@ def _same(path: pathlib.Path, what: str, expected: object, found: object) -> Non
 
 def _check(path: pathlib.Path, bundle: Bundle) -> None:
     _same(path, "architecture", ARCHITECTURE, bundle.backbone.architecture)
+    # The backbone gives its levels in its own order; channels that are swapped would not be noticed later.
+    ordered = [level for level in embedding.LEVELS if level in bundle.fusion.levels]
+    _same(path, "levels", ordered, list(bundle.fusion.levels))
     if not 0.0 <= bundle.review <= bundle.duplicate <= 1.0:
         raise errors.ConfigurationError(
             f"Bundle {path}: expected thresholds 0 ≤ review ≤ duplicate ≤ 1, found review {bundle.review} "

@@ -79,7 +79,7 @@ class PairClassifier:
             b: likewise.
 
         Returns:
-            (n,) float32 in 0…1; exactly the same with `a` and `b` exchanged.
+            (n,) float32 in 0…1, rounded to six decimals; exactly the same with `a` and `b` exchanged.
 
         Raises:
             ConfigurationError: the embeddings are of other dims than the classifier, or their numbers differ.
@@ -95,7 +95,9 @@ class PairClassifier:
         for start in range(0, count, _ROWS):
             stop = min(start + _ROWS, count)
             scores[start:stop] = self._score(_part(left, start, stop), _part(right, start, stop))
-        return scores
+        # Sums come out otherwise in the last digit when a pair travels in other company; nobody reads that digit.
+        rounded: npt.NDArray[np.float32] = np.round(scores, 6)
+        return rounded
 
     def _score(self, a: torch.Tensor, b: torch.Tensor) -> npt.NDArray[np.float32]:
         count = max(len(a), len(b))

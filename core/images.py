@@ -13,8 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from core import errors
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF", "MPO")
-"""What is decoded; MPO is what many phones write into a .jpg (several JPEGs in one file)."""
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "HEIF", "AVIF")
+"""What is decoded, by Pillow's names; JPEG includes MPO, several of them in one file, as phones write it."""
 
 pi_heif.register_heif_opener()
 # Our own limit is checked before any pixel is decoded, with an error that names the setting.

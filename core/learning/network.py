@@ -22,8 +22,8 @@ _LEAST_STD = 0.2
 class Shape:
     """Sizes of the network and the shares of its inputs and inner values dropped while learning."""
 
-    projections: int = 64
-    similarities: int = 8
+    projections: int = 32
+    similarities: int = 3
     hidden: int = 32
     input_dropout: float = 0.3
     inner_dropout: float = 0.2

@@ -20,6 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 _REVIEW_PRECISION = 0.8
 _REVIEW_LEAST = 0.1
+_SLACK = 0.005
 _LEAST_STD = 0.1
 """Least deviation of a channel, as a share of its level's median one."""
 _PROVENANCE = (
@@ -186,8 +187,9 @@ def _joined(tables: Sequence[fitting.Table]) -> fitting.Table:
 
 
 def _thresholds(watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]]) -> tuple[float, float]:
-    # The sets count alike, however many pairs each has: the mean of their F1 is what the threshold is for.
-    duplicate = round(evaluation.best_mean_f1(watch)[0], 4)
+    # Near its top the curve is flat and its peak is chance. A property has several times more pairs that are no
+    # duplicates than the sets have, so of equally good thresholds the highest is taken.
+    duplicate = round(evaluation.best_mean_f1(watch, _SLACK)[0], 4)
     scores = np.concatenate([part[0] for part in watch])
     labels = np.concatenate([part[1] for part in watch])
     loose = evaluation.threshold_at_precision(scores, labels, _REVIEW_PRECISION)

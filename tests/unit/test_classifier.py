@@ -94,7 +94,7 @@ def test_unequal_numbers_are_refused(head: classifier.PairClassifier) -> None:
 
 
 def test_tensors_of_other_levels_are_refused() -> None:
-    with pytest.raises(errors.ConfigurationError, match="expected shape .* for 576 dims, found"):
+    with pytest.raises(errors.ConfigurationError, match=r"expected shape .* for 576 dims, found"):
         classifier.PairClassifier(("stem", "layer2"), _network().tensors(1.0, 0.0))
 
 

@@ -187,8 +187,8 @@ def test_figures_of_a_known_case() -> None:
     assert found.recall == 1.0
     assert found.f1 == pytest.approx(0.8)
     assert found.average_precision == pytest.approx((1 + 2 / 3) / 2)
-    assert evaluation.best_f1(scores, labels) == (pytest.approx(0.65), pytest.approx(0.8))
-    assert evaluation.best_mean_f1([(scores, labels)]) == (pytest.approx(0.65), pytest.approx(0.8))
+    assert evaluation.best_f1(scores, labels) == pytest.approx((0.65, 0.8))
+    assert evaluation.best_mean_f1([(scores, labels)]) == pytest.approx((0.65, 0.8))
     assert evaluation.threshold_at_precision(scores, labels, 1.0) == pytest.approx(0.85)
     assert evaluation.threshold_at_precision(scores, ~labels, 1.0) is None
 

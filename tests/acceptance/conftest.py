@@ -1,0 +1,57 @@
+"""The stack that all tests of this folder share; each test has a property of its own in it."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from core import settings
+from workers import embedded
+
+from . import system as acceptance
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_settings_of_the_machine() -> Iterator[None]:
+    """Take away settings that happen to be in the environment: the processes under test would inherit them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(settings.PREFIX)]:
+            patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def system(no_settings_of_the_machine: None) -> Iterator[acceptance.System]:
+    """A running stack with two embed and two match workers."""
+    folder = open_folder()
+    with embedded.Stack(folder, acceptance.stack_environment()) as stack:
+        for kind in ("embed", "match"):
+            stack.start_worker(f"{kind}-2", kind)
+        yield acceptance.System(stack)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def data_dir() -> Iterator[pathlib.Path]:
+    """An empty folder for a stack of the test's own."""
+    folder = open_folder()
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def property_id(request: pytest.FixtureRequest) -> str:
+    """A property that no other test uses."""
+    return str(request.node.name).removeprefix("test_")
+
+
+def open_folder() -> pathlib.Path:
+    """A folder with mode 0755; pytest's own have parents that only their user can pass."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-acceptance-", dir="/tmp"))  # noqa: S108
+    folder.chmod(0o755)
+    return folder

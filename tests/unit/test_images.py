@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+
+from core import errors, images
+
+SIZE = 32
+LIMIT = 1_000_000
+RED, BLUE = (200, 30, 40), (20, 60, 220)
+
+
+def half_and_half(width: int = 96, height: int = 64) -> Image.Image:
+    """Left half red, right half blue."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def encode(image: Image.Image, format_name: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format_name, **options)
+    return buffer.getvalue()
+
+
+def decode(data: bytes, max_pixels: int = LIMIT) -> images.Picture:
+    return images.decode(data, size=SIZE, max_pixels=max_pixels)
+
+
+def assert_half_and_half(picture: images.Picture, tolerance: int = 12) -> None:
+    assert picture.pixels.shape == (3, SIZE, SIZE)
+    assert picture.pixels.dtype == np.uint8
+    for column, expected in ((SIZE // 4, RED), (3 * SIZE // 4, BLUE)):
+        assert np.abs(picture.pixels[:, SIZE // 2, column].astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("format_name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_formats(format_name: str) -> None:
+    picture = decode(encode(half_and_half(), format_name))
+    assert_half_and_half(picture)
+    assert (picture.width, picture.height, picture.format) == (96, 64, format_name)
+
+
+def test_heic() -> None:
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(half_and_half()).save(buffer)
+    picture = decode(buffer.getvalue())
+    assert_half_and_half(picture)
+    assert picture.format == "HEIF"
+
+
+def test_animated_gif_gives_its_first_frame() -> None:
+    frames = [half_and_half(), Image.new("RGB", (96, 64), "white")]
+    assert_half_and_half(decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:])))
+
+
+def test_mpo_gives_its_first_picture() -> None:
+    other = Image.new("RGB", (96, 64), "white")
+    picture = decode(encode(half_and_half(), "MPO", save_all=True, append_images=[other], quality=95))
+    assert_half_and_half(picture)
+    assert picture.format == "MPO"
+
+
+def test_exif_orientation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = half_and_half().transpose(Image.Transpose.ROTATE_90)
+    picture = decode(encode(turned, "JPEG", exif=exif, quality=95))
+    assert (picture.width, picture.height) == (96, 64)
+    assert_half_and_half(picture)
+
+
+def test_alpha_lies_on_white() -> None:
+    image = half_and_half().convert("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 48, 64))
+    picture = decode(encode(image, "PNG"))
+    assert picture.pixels[:, SIZE // 2, SIZE // 4].min() == 255
+
+
+def test_palette_with_transparency() -> None:
+    image = half_and_half().quantize(4)
+    background = image.getpixel((0, 0))
+    assert decode(encode(image, "PNG", transparency=background)).pixels[:, 5, 3].min() == 255
+    assert_half_and_half(decode(encode(image, "PNG")))
+
+
+def test_cmyk() -> None:
+    assert_half_and_half(decode(encode(half_and_half().convert("CMYK"), "JPEG", quality=95)), tolerance=25)
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "1"])
+def test_grey(mode: str) -> None:
+    image = Image.new("L", (64, 64), 0)
+    image.paste(255, (32, 0, 64, 64))
+    pixels = decode(encode(image.convert(mode), "PNG")).pixels
+    assert (pixels[:, 16, 4] == 0).all()
+    assert (pixels[:, 16, -4] == 255).all()
+
+
+def test_sixteen_bits_are_scaled_not_clipped() -> None:
+    values = np.full((64, 64), 32768, dtype=np.uint16)
+    pixels = decode(encode(Image.fromarray(values), "PNG")).pixels
+    assert set(np.unique(pixels)) <= {127, 128}
+
+
+def test_floating_point_tiff() -> None:
+    values = np.tile(np.linspace(-3.0, 9.0, 64, dtype=np.float32), (64, 1))
+    pixels = decode(encode(Image.fromarray(values), "TIFF")).pixels
+    assert pixels[0, 0, 0] < 20
+    assert pixels[0, 0, -1] > 235
+
+
+def test_large_jpeg_is_decoded_close_to_the_full_decode() -> None:
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).resize((1200, 800))
+    data = encode(smooth, "JPEG", quality=90)
+    full = Image.open(io.BytesIO(data)).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+    assert np.abs(decode(data).pixels.transpose(1, 2, 0).astype(int) - np.asarray(full, dtype=int)).mean() < 3
+
+
+def reason(data: bytes, max_pixels: int = LIMIT) -> str:
+    with pytest.raises(errors.PermanentError) as caught:
+        decode(data, max_pixels)
+    return caught.value.reason
+
+
+def test_bad_photos_have_their_reasons() -> None:
+    jpeg = encode(half_and_half(640, 480), "JPEG")
+    assert reason(b"") == "empty"
+    assert reason(b"this is text, named .jpg") == "unsupported"
+    assert reason(jpeg[: len(jpeg) // 2]) == "corrupt"
+    assert reason(encode(half_and_half(), "PNG")[:-40]) == "corrupt"
+    assert reason(b"%PDF-1.7 " + bytes(100)) == "unsupported"
+
+
+def test_too_many_pixels_are_refused_before_decoding() -> None:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    # No pixel data at all: had it been decoded, the reason would be "corrupt".
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    assert reason(bomb, 100_000_000) == "too_many_pixels"
+
+
+def test_the_limit_is_the_settings() -> None:
+    data = encode(half_and_half(100, 100), "PNG")
+    decode(data, 10_000)
+    assert reason(data, 9_999) == "too_many_pixels"
+
+
+def test_mutated_pictures_never_raise_anything_unclassified() -> None:
+    rng = np.random.default_rng(1)
+    sources = [
+        encode(half_and_half(), name) for name in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+    ]
+    for data in sources:
+        for _ in range(60):
+            mutated = bytearray(data)
+            for position in rng.integers(0, len(data), 5):
+                mutated[position] = rng.integers(0, 256)
+            with contextlib.suppress(errors.DedupError):
+                decode(bytes(mutated))
