@@ -84,12 +84,15 @@ def ask(url: str, statement: bytes) -> Row | None:
 
     Raises:
         TransientError: the database is away; says so within seconds.
+        ConfigurationError: it has no such table, or the login may not read it.
     """
     try:
         with psycopg.connect(url, connect_timeout=5, row_factory=rows.dict_row) as connection:
             return connection.execute(statement).fetchone()
     except _TRANSIENT as error:
         raise errors.TransientError(f"Database: {error}; see DEDUP_DATABASE_URL.") from error
+    except psycopg.errors.SyntaxErrorOrAccessRuleViolation as error:
+        raise errors.ConfigurationError(f"Database: {error}; run `dedup migrate`.") from error
 
 
 def _configure(connection: Connection) -> None:

@@ -200,3 +200,20 @@ def get() -> Settings:
             f"Unknown settings: {', '.join(unknown)}; see the README's settings table."
         )
     return settings
+
+
+def table() -> str:
+    """The settings as the Markdown table that the README shows."""
+    lines = ["| Variable | Default | What it is |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.get_default()
+        shown = ",".join(default) if isinstance(default, tuple) else default
+        if name == "data_dir":
+            shown = "~/.local/share/listing-dedup (root: /var/lib/listing-dedup)"
+        cell = "" if shown is None else f"`{shown}`"
+        lines.append(f"| `{PREFIX}{name.upper()}` | {cell} | {field.description} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())  # noqa: T201 - what `python -m core.settings` is for

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import botocore.exceptions
 import kombu
 
-from core import bundle, database, embedding, errors, models, objects, schema, settings, weights
+from core import bundle, database, embedding, errors, objects, schema, settings, weights
 from workers.app import transport_options
 
 _LEAST_PGVECTOR = (0, 7)
@@ -49,17 +49,17 @@ def run() -> Iterator[Check]:
             yield Check(name, False, str(error))
 
 
-def _row(config: settings.Settings, statement: bytes) -> database.Row | None:
-    return database.ask(config.database_url, statement)
-
-
 def _database(config: settings.Settings) -> str:
-    row = _row(config, b"SELECT current_user AS login, current_setting('server_version') AS version")
+    row = database.ask(
+        config.database_url, b"SELECT current_user AS login, current_setting('server_version') AS version"
+    )
     return "Postgres {version}, as {login}".format(**row) if row else ""
 
 
 def _pgvector(config: settings.Settings) -> str:
-    row = _row(config, b"SELECT extversion AS version FROM pg_extension WHERE extname = 'vector'")
+    row = database.ask(
+        config.database_url, b"SELECT extversion AS version FROM pg_extension WHERE extname = 'vector'"
+    )
     if row is None:
         raise errors.ConfigurationError(
             "The extension `vector` is not in this database; install pgvector on the server, then `dedup migrate`."
@@ -81,14 +81,9 @@ def _schema(config: settings.Settings) -> str:
 
 
 def _model(config: settings.Settings) -> str:
-    base = database.Database(config.database_url, pool_size=1, wait_seconds=5.0)
-    try:
-        with base.transaction() as connection:
-            model = models.active(connection)
-    finally:
-        base.close()
+    row = database.ask(config.database_url, database.query("active_model"))
     return (
-        f"{model.name} ({model.id}) is active" if model else "none yet; the first embed worker brings its own"
+        "{name} ({id}) is active".format(**row) if row else "none yet; the first embed worker brings its own"
     )
 
 
