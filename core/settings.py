@@ -216,4 +216,4 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    print(table())  # noqa: T201 - what `python -m core.settings` is for
+    print(table())
