@@ -24,7 +24,7 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/dedup demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+	@$(BIN)/dedup demo $(if $(PHOTOS),--photos "$(PHOTOS)")
 
 test: setup
 	$(BIN)/python -m pytest

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -44,13 +46,33 @@ def decode(data: bytes, *, size: int, max_pixels: int) -> Picture:
             ``too_many_pixels`` (before decoding), ``corrupt`` (truncated or broken).
         TransientError: no memory left to decode it now.
     """
+    with _classified(data):
+        # Twice the target at least, so that the antialiased resize still decides every pixel.
+        image, picture_format, (width, height) = _open(data, (2 * size, 2 * size), max_pixels)
+        resized = image.resize((size, size), Image.Resampling.BILINEAR)
+        pixels = np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
+        return Picture(pixels=pixels, width=width, height=height, format=picture_format)
+
+
+def thumbnail(data: bytes, size: int, max_pixels: int) -> bytes:
+    """A photo as an upright JPEG of at most `size` × `size` pixels, for people's eyes. Raises as `decode`."""
+    with _classified(data):
+        image, _, _ = _open(data, (size, size), max_pixels)
+        image.thumbnail((size, size))
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=80)
+        return buffer.getvalue()
+
+
+@contextlib.contextmanager
+def _classified(data: bytes) -> Iterator[None]:
     if not data:
         raise errors.PermanentError("empty", "The object has 0 bytes; upload the photo again.")
     try:
         # Pillow warns of oddities in metadata that do not concern the pixels.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _decode(data, size, max_pixels)
+            yield
     except errors.DedupError:
         raise
     except MemoryError as error:
@@ -63,13 +85,15 @@ def decode(data: bytes, *, size: int, max_pixels: int) -> Picture:
         ) from error
 
 
-def _decode(data: bytes, size: int, max_pixels: int) -> Picture:
+def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.Image, str, tuple[int, int]]:
+    """An upright RGB image, at least `least` in size if it was larger; its format, its full upright size."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise errors.PermanentError(
             "unsupported",
-            f"Not a picture in a supported format; its first bytes are {data[:8]!r}. Supported: {', '.join(FORMATS)}.",
+            f"Not a picture in a supported format; its first bytes are {data[:8]!r}. "
+            f"Supported: {', '.join(FORMATS)}.",
         ) from error
     with image:
         width, height = image.size
@@ -79,18 +103,14 @@ def _decode(data: bytes, size: int, max_pixels: int) -> Picture:
                 f"{width}×{height} pixels are more than DEDUP_MAX_PHOTO_PIXELS={max_pixels}; "
                 "upload a smaller photo or raise the limit.",
             )
-        source_format = image.format or "unknown"
-        if source_format == "JPEG" and image.mode in {"RGB", "L"}:
-            # Twice the target at least, so that the antialiased resize still decides every pixel.
-            image.draft(image.mode, (2 * size, 2 * size))
+        picture_format = image.format or "unknown"
+        if picture_format == "JPEG" and image.mode in {"RGB", "L"}:
+            image.draft(image.mode, least)
         image.load()
         upright = _upright(image)
-        if upright.size != image.size:
+        if (upright.width > upright.height) != (image.width > image.height):
             width, height = height, width
-        rgb = _rgb(upright)
-    resized = rgb.resize((size, size), Image.Resampling.BILINEAR)
-    pixels = np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))
-    return Picture(pixels=pixels, width=width, height=height, format=source_format)
+        return _rgb(upright), picture_format, (width, height)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -55,7 +55,7 @@ def demo(
 
     source, untrained = scan.choose_weights(fall_back=True)
     if untrained:
-        _output.print(_UNTRAINED_NOTE, style="yellow")
+        _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
     root = settings.get().data_dir / "demo"
     folder = photos or scan.draw(root / "photos", properties, _progress)
     home = _home("scan", photos) if photos else root
@@ -65,7 +65,7 @@ def demo(
     if not photos:
         scan.show_truth(result, folder, _output)
     if untrained:
-        _output.print(_UNTRAINED_NOTE, style="yellow")
+        _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
 
 
 @app.command("scan")
@@ -94,7 +94,7 @@ def up() -> None:
     with embedded.Stack(_home("up"), {"DEDUP_BACKBONE_WEIGHTS": source}) as stack:
         _output.print(_addresses(stack), soft_wrap=True, markup=False)
         if untrained:
-            _output.print(_UNTRAINED_NOTE, style="yellow")
+            _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
         stack.run_until_interrupted()
 
 
@@ -159,9 +159,10 @@ def flags(
                 f"{row['photo']} duplicates {row['duplicate_of']} "
                 f"(score {row['score']:.2f}, by {row['decided_by']}, since {row['since']:%Y-%m-%d %H:%M})",
                 markup=False,
+                soft_wrap=True,
             )
     if not rows:
-        _console.print(f"No duplicates on record for property {property_id}.", markup=False)
+        _console.print(f"No duplicates on record for property {property_id}.", markup=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
@@ -178,7 +179,7 @@ def doctor(as_json: JsonOption = False) -> None:
         else:
             mark = "[green]ok  [/]" if check.ok else "[red]FAIL[/]"
             _output.print(f"{mark} {check.name:9}", end=" ")
-            _output.print(check.text, markup=False)
+            _output.print(check.text, markup=False, soft_wrap=True)
     if failed:
         raise typer.Exit(1)
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import html
-import io
 import pathlib
 
 import rich.console
 import rich.table
-from PIL import Image, ImageOps
 
-from core import database
+from core import database, images, settings
 from workers import folders
 
 _THUMBNAIL_PIXELS = 280
@@ -85,17 +83,15 @@ def summary(
     for row in failures:
         name = folders.photo_name(row["key"])
         console.print(
-            f"failed: {row['property_id']}/{name}: {row['failure']}: {row['failure_message']}", markup=False
+            f"failed: {row['property_id']}/{name}: {row['failure']}: {row['failure_message']}",
+            markup=False,
+            soft_wrap=True,
         )
 
 
 def _figure(path: pathlib.Path, name: str, note: str, kind: str) -> str:
-    with Image.open(path) as image:
-        small = ImageOps.exif_transpose(image).convert("RGB")
-        small.thumbnail((_THUMBNAIL_PIXELS, _THUMBNAIL_PIXELS))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=80)
-    data = base64.b64encode(buffer.getvalue()).decode()
+    small = images.thumbnail(path.read_bytes(), _THUMBNAIL_PIXELS, settings.get().max_photo_pixels)
+    data = base64.b64encode(small).decode()
     return (
         f'<figure class="{kind}"><img src="data:image/jpeg;base64,{data}" alt="{html.escape(name)}">'
         f"<figcaption><b>{html.escape(name)}</b><br>{html.escape(note)}</figcaption></figure>"
