@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
-import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -69,10 +68,7 @@ def _classified(data: bytes) -> Iterator[None]:
     if not data:
         raise errors.PermanentError("empty", "The object has 0 bytes; upload the photo again.")
     try:
-        # Pillow warns of oddities in metadata that do not concern the pixels.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     except errors.DedupError:
         raise
     except MemoryError as error:

@@ -115,26 +115,35 @@ def logits_of(model: network.Network, vectors: embedding.Vectors, table: Table) 
     return result
 
 
-def calibrate(logits: npt.NDArray[np.float64], duplicate: npt.NDArray[np.bool_]) -> tuple[float, float]:
+def calibrate(
+    logits: npt.NDArray[np.float64],
+    duplicate: npt.NDArray[np.bool_],
+    weight: npt.NDArray[np.float64] | None = None,
+) -> tuple[float, float]:
     """Slope and offset that turn logits into those of probabilities, by damped Newton steps.
+
+    `weight` is how much each pair counts (1 by default); all are (n,).
 
     Source: Platt, *Probabilistic Outputs for Support Vector Machines*, 1999, with its smoothed targets.
     """
     positives, negatives = int(duplicate.sum()), int((~duplicate).sum())
     target = np.where(duplicate, (positives + 1) / (positives + 2), 1 / (negatives + 2))
     inputs = np.stack([logits, np.ones_like(logits)], axis=1)
+    counts = np.ones_like(logits) if weight is None else weight
     # Starts at, and is held weakly to, "as it is": a watch set of a few pairs cannot turn the scores round.
     start = np.array([1.0, 0.0])
 
     def cost(weights: npt.NDArray[np.float64]) -> float:
         value = inputs @ weights
-        return float(np.sum(np.logaddexp(0.0, value) - target * value) + np.sum((weights - start) ** 2) / 2)
+        return float(
+            counts @ (np.logaddexp(0.0, value) - target * value) + np.sum((weights - start) ** 2) / 2
+        )
 
     weights = start.copy()
     for _ in range(100):
         chance = 1 / (1 + np.exp(-np.clip(inputs @ weights, -30, 30)))
-        gradient = inputs.T @ (chance - target) + (weights - start)
-        curvature = (inputs * (chance * (1 - chance))[:, None]).T @ inputs + np.eye(2)
+        gradient = inputs.T @ (counts * (chance - target)) + (weights - start)
+        curvature = (inputs * (counts * chance * (1 - chance))[:, None]).T @ inputs + np.eye(2)
         step = np.linalg.solve(curvature, gradient)
         # Where the curve is nearly flat a whole step leads far astray, and the next one farther.
         while cost(weights - step) > cost(weights) and np.abs(step).max() > 1e-9:

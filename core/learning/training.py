@@ -20,6 +20,7 @@ Progress = Callable[[str, int, int], None]
 
 _REVIEW_PRECISION = 0.8
 _REVIEW_LEAST = 0.1
+_DUPLICATE_LEAST = 0.5
 _SLACK = 0.005
 _LEAST_STD = 0.1
 """Least deviation of a channel, as a share of its level's median one."""
@@ -70,7 +71,10 @@ def train(
     watch = _joined(list(data.watch.values()))
     tell = None if progress is None else _stage(progress, "training")
     model = fitting.fit(data.vectors, data.fusion, data.learn, watch, recipe, seed, tell)
-    slope, offset = fitting.calibrate(fitting.logits_of(model, data.vectors, watch), watch.duplicate)
+    # The sets count alike, or the largest of them, and the easiest, would be calibrated alone.
+    counts = [np.full(len(table), len(watch) / len(data.watch) / len(table)) for table in data.watch.values()]
+    logits = fitting.logits_of(model, data.vectors, watch)
+    slope, offset = fitting.calibrate(logits, watch.duplicate, np.concatenate(counts))
     head = classifier.PairClassifier(data.fusion.levels, model.tensors(slope, offset))
     scores = {
         key: head.score(data.vectors[table.left], data.vectors[table.right])
@@ -187,9 +191,9 @@ def _joined(tables: Sequence[fitting.Table]) -> fitting.Table:
 
 
 def _thresholds(watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]]) -> tuple[float, float]:
-    # Near its top the curve is flat and its peak is chance. A property has several times more pairs that are no
-    # duplicates than the sets have, so of equally good thresholds the highest is taken.
-    duplicate = round(evaluation.best_mean_f1(watch, _SLACK)[0], 4)
+    # The best F1 may lie lower, but a property has several times more pairs that are no duplicates than the sets
+    # have: what is more likely none than one is not flagged.
+    duplicate = round(max(_DUPLICATE_LEAST, evaluation.best_mean_f1(watch, _SLACK)[0]), 4)
     scores = np.concatenate([part[0] for part in watch])
     labels = np.concatenate([part[1] for part in watch])
     loose = evaluation.threshold_at_precision(scores, labels, _REVIEW_PRECISION)

@@ -38,19 +38,12 @@ def blank_png(width: int, height: int) -> bytes:
     """A black picture of a few kilobytes, whatever its size, without ever holding its pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-        )
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
 
     # PNG (RFC 2083): 1 bit greyscale, so a row is its filter byte and an eighth of its width.
     header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes((1, 0, 0, 0, 0))
     rows = zlib.compress(bytes((1 + (width + 7) // 8) * height), 9)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", rows)
-        + chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @functools.cache

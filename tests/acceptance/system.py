@@ -32,9 +32,7 @@ Row = dict[str, Any]
 Found = TypeVar("Found")
 
 
-def until(
-    condition: Callable[[], Found], what: str, deadline_seconds: float = DEADLINE_SECONDS
-) -> Found:
+def until(condition: Callable[[], Found], what: str, deadline_seconds: float = DEADLINE_SECONDS) -> Found:
     """Poll `condition` until it is true, and return what it gave; AssertionError with `what` if it never is."""
     deadline = time.monotonic() + deadline_seconds
     while True:
@@ -75,9 +73,7 @@ def record(
 
 
 @contextlib.contextmanager
-def process(
-    log: pathlib.Path, *arguments: str, **variables: str
-) -> Iterator[subprocess.Popen[bytes]]:
+def process(log: pathlib.Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """`dedup` with `arguments` for the block, under these environment variables; told to stop at its end."""
     with log.open("ab") as file:
         started = subprocess.Popen(
@@ -161,9 +157,7 @@ class System:
             "SELECT canonical_key, duplicate_keys FROM listing_duplicate_groups WHERE property_id = %(property_id)s",
             property_id=property_id,
         )
-        return {
-            _name(row["canonical_key"]): {_name(key) for key in row["duplicate_keys"]} for row in found
-        }
+        return {_name(row["canonical_key"]): {_name(key) for key in row["duplicate_keys"]} for row in found}
 
     def feed(self, property_id: str) -> list[tuple[str, str | None]]:
         """What the listing system sees: each change in its order, as photo and canonical photo (None: none)."""
@@ -173,8 +167,7 @@ class System:
             property_id=property_id,
         )
         return [
-            (_name(row["key"]), row["duplicate_of_key"] and _name(row["duplicate_of_key"]))
-            for row in found
+            (_name(row["key"]), row["duplicate_of_key"] and _name(row["duplicate_of_key"])) for row in found
         ]
 
     def photo(self, property_id: str, name: str) -> Row:
@@ -265,5 +258,3 @@ def stack_environment() -> dict[str, str]:
         "DEDUP_EMBED_CONCURRENCY": "8",
         "DEDUP_EMBED_BATCH_SIZE": "8",
     }
-
-
