@@ -1,0 +1,1 @@
+"""Benchmarks: each compares within one run and commits the CSV that it gave."""
