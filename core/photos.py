@@ -170,6 +170,24 @@ def _forget(connection: database.Connection, property_id: str, photo_id: int) ->
     matching.regroup(connection, property_id)
 
 
+def overdue(
+    connection: database.Connection, older_than_seconds: float, limit: int
+) -> tuple[list[Revision], list[Revision]]:
+    """Photos that nothing has happened to for too long: those to embed, and those embedded but not matched.
+
+    At most `limit` of them, the oldest; each is given out once in `older_than_seconds`, whoever asks.
+    """
+    rows = database.execute(
+        connection, "overdue", older_than_seconds=older_than_seconds, limit=limit
+    ).fetchall()
+    embed: list[Revision] = []
+    match: list[Revision] = []
+    for row in sorted(rows, key=lambda row: row["waits_since"]):
+        photo = Revision(row["property_id"], row["id"], row["revision"])
+        (embed if row["status"] == "pending" else match).append(photo)
+    return embed, match
+
+
 def census(connection: database.Connection) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
     """Every (property, key) on record that is not removed, and those of them that are decided for good.
 

@@ -83,6 +83,24 @@ SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, upda
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
 RETURNING id;
 
+-- name: overdue
+-- Over all properties: the sweep looks for what was left behind anywhere, by the small partial index. The new
+-- updated_at and the skipped locks keep two sweeps from taking the same photo.
+WITH chosen AS (
+    SELECT property_id, id, updated_at
+    FROM photo
+    WHERE (status = 'pending' OR (status = 'embedded' AND matched_at IS NULL))
+      AND updated_at < now() - make_interval(secs => %(older_than_seconds)s)
+    ORDER BY updated_at
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE photo
+SET updated_at = now()
+FROM chosen
+WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
+RETURNING photo.property_id, photo.id, photo.revision, photo.status, chosen.updated_at AS waits_since;
+
 -- name: embedding
 SELECT embedding
 FROM photo_embedding

@@ -118,6 +118,13 @@ class Settings(pydantic_settings.BaseSettings):
         200, ge=1, le=10_000, description="Nearest photos of the same property that a photo is compared with."
     )
 
+    sweep_after_seconds: int = pydantic.Field(
+        600,
+        ge=1,
+        description="A photo that waits longer is published again; more than the queues' usual delay.",
+    )
+    sweep_limit: int = pydantic.Field(1000, ge=1, description="Most photos that one sweep publishes again.")
+
     data_dir: pathlib.Path = pydantic.Field(
         default_factory=_default_data_dir,
         description="Folder of the embedded stack (database and objects).",

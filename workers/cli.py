@@ -116,6 +116,20 @@ def ingest() -> None:
     ingest_worker.run(config)
 
 
+@app.command()
+def sweep(
+    every: Annotated[
+        float | None, typer.Option(min=1, help="Seconds between sweeps; default: sweep once and end.")
+    ] = None,
+) -> None:
+    """Publish photos again that wait longer than they should: a lost message costs a delay, never a photo."""
+    from workers import sweep as sweeper
+
+    config = settings.get()
+    logs.configure(config.log_level, "sweep")
+    sweeper.run(config, every)
+
+
 @worker.command("embed")
 def worker_embed(
     queues: Annotated[str, typer.Option(help="Queues to take tasks from.")] = "embed,embed.bulk",

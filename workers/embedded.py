@@ -26,6 +26,7 @@ _WORKERS: dict[str, tuple[str, ...]] = {
     "ingest": ("ingest",),
     "embed": ("worker", "embed"),
     "match": ("worker", "match"),
+    "sweep": ("sweep", "--every", "30"),
 }
 _STOP_SECONDS = 30.0
 _RESTART_PAUSE_SECONDS = 1.0
@@ -100,6 +101,7 @@ class Stack:
             "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
             "AWS_DEFAULT_REGION": embedded_s3.REGION,
             "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60",
+            "DEDUP_SWEEP_AFTER_SECONDS": "120",
             **self._extra,
         }
 
@@ -140,7 +142,7 @@ class Stack:
             self.check()
 
     def start_worker(self, name: str, kind: str) -> subprocess.Popen[bytes]:
-        """Start one more process of a kind (ingest, embed, match); it is started again when it dies."""
+        """Start one more process of a kind (ingest, embed, match, sweep); it is started again when it dies."""
         path = self.log_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:

@@ -339,6 +339,32 @@ def test_without_the_active_models_bundle_matching_is_put_off(
         matching.match(connection, property_id, photo.photo_id, {}, 10)
 
 
+def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database, property_id: str) -> None:
+    waiting = [apply(base, event(property_id, name)).photo for name in ("a", "b", "c")]
+    unmatched = apply(base, event(property_id, "d")).photo
+    embed(base, unmatched, vector(1))
+    fresh = apply(base, event(property_id, "e")).photo
+    add(base, property_id, "done", 0, 1)
+    for age, photo in enumerate([*waiting, unmatched], 1):
+        rows(
+            base,
+            "UPDATE photo SET updated_at = now() - make_interval(days => %s) WHERE property_id = %s AND id = %s"
+            " RETURNING 1",
+            10 - age,
+            property_id,
+            photo.photo_id,
+        )
+
+    def overdue(limit: int) -> tuple[list[photos.Revision], list[photos.Revision]]:
+        with base.transaction() as connection:
+            return photos.overdue(connection, 86_400, limit)
+
+    assert overdue(2) == (waiting[:2], [])
+    assert overdue(10) == (waiting[2:], [unmatched])
+    assert overdue(10) == ([], [])
+    assert fresh not in waiting
+
+
 def test_the_feed_holds_back_what_an_older_transaction_could_still_precede(
     base: database.Database, server: Server, property_id: str
 ) -> None:

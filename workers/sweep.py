@@ -1,0 +1,47 @@
+"""The sweep: photos that wait longer than they should are published again.
+
+The database is the truth and the queues only carry it, so a lost message costs a delay and never a photo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+
+import structlog
+
+from core import database, errors, photos, settings
+from workers.app import publish_embed, publish_match
+
+log = structlog.get_logger()
+
+
+def run(config: settings.Settings, every_seconds: float | None) -> None:
+    """Sweep once, or again every so many seconds until the process is told to stop.
+
+    Raises:
+        TransientError: the database or the broker is away, when sweeping once.
+    """
+    with contextlib.closing(database.Database(config.database_url, pool_size=1)) as base:
+        if every_seconds is None:
+            sweep(config, base)
+            return
+        while True:
+            try:
+                sweep(config, base)
+            except errors.TransientError as error:
+                log.warning("sweep_put_off", error=str(error))
+            time.sleep(every_seconds)
+
+
+def sweep(config: settings.Settings, base: database.Database) -> int:
+    """One sweep; returns how many photos were published again."""
+    with base.transaction() as connection:
+        embed, match = photos.overdue(connection, config.sweep_after_seconds, config.sweep_limit)
+    for photo in embed:
+        publish_embed(photo)
+    for photo in match:
+        publish_match(photo.property_id, photo.photo_id)
+    if embed or match:
+        log.warning("overdue_published_again", embed=len(embed), match=len(match))
+    return len(embed) + len(match)
