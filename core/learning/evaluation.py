@@ -78,11 +78,8 @@ def best_f1(scores: Scores, labels: Labels) -> tuple[float, float]:
     return _between(values, best), float(f1[best])
 
 
-def best_mean_f1(sets: Sequence[tuple[Scores, Labels]], slack: float = 0.0) -> tuple[float, float]:
-    """The highest threshold whose mean of the sets' F1 is within `slack` of the best, and that mean.
-
-    `sets` are (scores, labels), and count alike however many pairs each has.
-    """
+def best_mean_f1(sets: Sequence[tuple[Scores, Labels]]) -> tuple[float, float]:
+    """The threshold with the highest mean of the sets' F1, and that mean; `sets` are (scores, labels)."""
     values = np.unique(np.concatenate([scores for scores, _ in sets]).astype(np.float64))[::-1]
     total = np.zeros(len(values))
     for scores, labels in sets:
@@ -90,7 +87,7 @@ def best_mean_f1(sets: Sequence[tuple[Scores, Labels]], slack: float = 0.0) -> t
         hits = labels.sum() - np.searchsorted(np.sort(scores[labels]), values)
         total += 2 * hits / np.maximum(1, found + labels.sum())
     mean = total / len(sets)
-    best = int(np.flatnonzero(mean >= mean.max() - slack)[0])
+    best = int(mean.argmax())
     return _between(values, best), float(mean[best])
 
 

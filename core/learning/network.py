@@ -15,7 +15,7 @@ import torch
 from core import classifier, embedding
 
 _LEAST_STD = 0.2
-"""Least deviation of an input, as a share of the median one."""
+"""Least deviation of an input, as a share of the median one of those that vary at all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,7 @@ class Network(torch.nn.Module):
         inputs = self._inputs(a, b)
         self.input_mean = inputs.mean(0)
         # A channel that hardly varies in these pairs may do so in an unseen house, and would then drown all else.
-        halves = [half.clamp_min(_LEAST_STD * float(half.median())) for half in inputs.std(0).chunk(2)]
-        self.input_std = torch.cat(halves).clamp_min(classifier.TINY)
+        self.input_std = torch.cat([_floored(half) for half in inputs.std(0).chunk(2)])
         similar = self._similarities(a, b, None)
         self.similarity_mean, self.similarity_std = similar.mean(0), similar.std(0) + 1e-3
 
@@ -113,6 +112,11 @@ class Network(torch.nn.Module):
             return values
         kept = torch.rand(values.shape, generator=self._generator) >= share
         return values * kept / (1.0 - share)
+
+
+def _floored(std: torch.Tensor) -> torch.Tensor:
+    living = std[std > 0]
+    return std.clamp_min(_LEAST_STD * float(living.median()) if len(living) else 1.0)
 
 
 def _linear(inputs: int, outputs: int, generator: torch.Generator) -> torch.nn.Linear:

@@ -20,10 +20,8 @@ Progress = Callable[[str, int, int], None]
 
 _REVIEW_PRECISION = 0.8
 _REVIEW_LEAST = 0.1
-_DUPLICATE_LEAST = 0.5
-_SLACK = 0.005
 _LEAST_STD = 0.1
-"""Least deviation of a channel, as a share of its level's median one."""
+"""Least deviation of a channel, as a share of the median one of its level's channels that vary at all."""
 _PROVENANCE = (
     "Trained on pictures that are not part of this bundle; their licence decides what it may be used for."
 )
@@ -108,7 +106,8 @@ def fusion_of(raw: embedding.Vectors) -> embedding.Fusion:
     std = raw.std(axis=0)
     for place in embedding.Fusion(tuple(embedding.LEVELS), std, std).slices.values():
         # A channel that hardly varies here may do so in an unseen house, and would then drown its level.
-        std[place] = np.maximum(std[place], max(_LEAST_STD * float(np.median(std[place])), 1e-12))
+        living = std[place][std[place] > 0]
+        std[place] = np.maximum(std[place], _LEAST_STD * float(np.median(living)) if len(living) else 1.0)
     return embedding.Fusion(tuple(embedding.LEVELS), raw.mean(axis=0), std)
 
 
@@ -191,9 +190,8 @@ def _joined(tables: Sequence[fitting.Table]) -> fitting.Table:
 
 
 def _thresholds(watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]]) -> tuple[float, float]:
-    # The best F1 may lie lower, but a property has several times more pairs that are no duplicates than the sets
-    # have: what is more likely none than one is not flagged.
-    duplicate = round(max(_DUPLICATE_LEAST, evaluation.best_mean_f1(watch, _SLACK)[0]), 4)
+    # The sets count alike, however many pairs each has.
+    duplicate = round(evaluation.best_mean_f1(watch)[0], 4)
     scores = np.concatenate([part[0] for part in watch])
     labels = np.concatenate([part[1] for part in watch])
     loose = evaluation.threshold_at_precision(scores, labels, _REVIEW_PRECISION)
