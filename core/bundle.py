@@ -13,14 +13,18 @@ import json
 import pathlib
 import tempfile
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
 from core import classifier as pair_classifier
-from core import embedding, errors, weights
+from core import errors, fusing, weights
+
+if TYPE_CHECKING:
+    # A match worker loads bundles too, and must not need torch for it.
+    from core import embedding
 
 FORMAT = 1
 CARD = "bundle.json"
@@ -48,7 +52,7 @@ class Bundle:
     """
 
     name: str
-    fusion: embedding.Fusion
+    fusion: fusing.Fusion
     classifier: pair_classifier.PairClassifier
     backbone: BackboneReference
     input_size: int
@@ -77,7 +81,7 @@ def save(
     path: pathlib.Path,
     *,
     name: str,
-    fusion: embedding.Fusion,
+    fusion: fusing.Fusion,
     classifier: pair_classifier.PairClassifier,
     backbone: BackboneReference,
     input_size: int,
@@ -215,7 +219,7 @@ def _card(path: pathlib.Path) -> dict[str, Any]:
 
 
 def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Bundle:
-    fusion = embedding.Fusion(
+    fusion = fusing.Fusion(
         levels=tuple(card["levels"]), mean=_vector(tensors, "fusion.mean"), std=_vector(tensors, "fusion.std")
     )
     head = {key.removeprefix("classifier."): tensors[key] for key in tensors if key.startswith("classifier.")}
@@ -232,7 +236,7 @@ def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> 
     )
 
 
-def _vector(tensors: Mapping[str, npt.NDArray[Any]], key: str) -> embedding.Vectors:
+def _vector(tensors: Mapping[str, npt.NDArray[Any]], key: str) -> fusing.Vectors:
     return np.ascontiguousarray(tensors[key], dtype=np.float32)
 
 
@@ -246,7 +250,7 @@ def _same(path: pathlib.Path, what: str, expected: object, found: object) -> Non
 def _check(path: pathlib.Path, bundle: Bundle) -> None:
     _same(path, "architecture", ARCHITECTURE, bundle.backbone.architecture)
     # The backbone gives its levels in its own order; channels that are swapped would not be noticed later.
-    ordered = [level for level in embedding.LEVELS if level in bundle.fusion.levels]
+    ordered = [level for level in fusing.LEVELS if level in bundle.fusion.levels]
     _same(path, "levels", ordered, list(bundle.fusion.levels))
     if not 0.0 <= bundle.review <= bundle.duplicate <= 1.0:
         raise errors.ConfigurationError(

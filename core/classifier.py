@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from core import embedding, errors
+from core import errors, fusing
 
 TINY = 1e-12
 """Least product of squared norms in a similarity: a level of zeros is similar to nothing."""
@@ -56,22 +55,24 @@ class PairClassifier:
     def __init__(self, levels: tuple[str, ...], tensors: Tensors) -> None:
         self.levels = levels
         self.tensors = dict(tensors)
-        self.dims = sum(embedding.LEVELS[level] for level in levels)
+        self.dims = sum(fusing.LEVELS[level] for level in levels)
         self._check()
-        values = {key: torch.from_numpy(value.astype(np.float32)) for key, value in self.tensors.items()}
+        values = {key: value.astype(np.float32) for key, value in self.tensors.items()}
         # The inputs' standardisation is folded into the projection: one multiplication a pair instead of two.
         projection = values["projection.weight"] / values["input.std"]
-        self._projection = projection.T.contiguous()
+        self._projection = np.ascontiguousarray(projection.T)
         self._projection_bias = values["projection.bias"] - projection @ values["input.mean"]
         self._similarity = self._block_diagonal(values["similarity.weight"])
         self._similarity_mean, self._similarity_std = values["similarity.mean"], values["similarity.std"]
-        self._hidden, self._hidden_bias = values["hidden.weight"].T.contiguous(), values["hidden.bias"]
+        self._hidden, self._hidden_bias = (
+            np.ascontiguousarray(values["hidden.weight"].T),
+            values["hidden.bias"],
+        )
         slope, offset = values["calibration"]
-        self._output = values["output.weight"].T.contiguous() * slope
+        self._output = values["output.weight"].T * slope
         self._output_bias = values["output.bias"] * slope + offset
 
-    @torch.inference_mode()
-    def score(self, a: embedding.Vectors, b: embedding.Vectors) -> npt.NDArray[np.float32]:
+    def score(self, a: fusing.Vectors, b: fusing.Vectors) -> npt.NDArray[np.float32]:
         """Probability that the photos of each pair are duplicates.
 
         Args:
@@ -99,33 +100,35 @@ class PairClassifier:
         rounded: npt.NDArray[np.float32] = np.round(scores, 6)
         return rounded
 
-    def _score(self, a: torch.Tensor, b: torch.Tensor) -> npt.NDArray[np.float32]:
+    def _score(self, a: fusing.Vectors, b: fusing.Vectors) -> npt.NDArray[np.float32]:
         count = max(len(a), len(b))
-        inputs = torch.empty(count, 2 * self.dims)
+        inputs = np.empty((count, 2 * self.dims), dtype=np.float32)
         difference, product = inputs[:, : self.dims], inputs[:, self.dims :]
-        torch.sub(a, b, out=difference).abs_()
-        torch.mul(a, b, out=product)
-        projected = torch.addmm(self._projection_bias, inputs, self._projection).relu_()
-        norms = (((a * a) @ self._similarity) * ((b * b) @ self._similarity)).clamp_min_(TINY).sqrt_()
-        similar = ((product @ self._similarity) / norms - self._similarity_mean) / self._similarity_std
-        hidden = torch.addmm(self._hidden_bias, torch.cat([projected, similar], dim=1), self._hidden).relu_()
-        scores: npt.NDArray[np.float32] = (
-            torch.addmm(self._output_bias, hidden, self._output)[:, 0].sigmoid().numpy()
-        )
+        np.abs(np.subtract(a, b, out=difference), out=difference)
+        np.multiply(a, b, out=product)
+        projected = np.maximum(inputs @ self._projection + self._projection_bias, 0)
+        norms = ((a * a) @ self._similarity) * ((b * b) @ self._similarity)
+        similar = (product @ self._similarity) / np.sqrt(np.maximum(norms, TINY))
+        similar = (similar - self._similarity_mean) / self._similarity_std
+        inner = np.concatenate([projected, similar], axis=1)
+        hidden = np.maximum(inner @ self._hidden + self._hidden_bias, 0)
+        logits = (hidden @ self._output + self._output_bias)[:, 0]
+        # Beyond ±80 the exponential leaves float32; the probability is 0 or 1 long before.
+        scores: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
         return scores
 
-    def _rows(self, vectors: embedding.Vectors) -> torch.Tensor:
+    def _rows(self, vectors: fusing.Vectors) -> fusing.Vectors:
         if vectors.ndim != 2 or vectors.shape[1] != self.dims:
             raise errors.ConfigurationError(
                 f"PairClassifier.score: expected embeddings of shape (n, {self.dims}), found {vectors.shape}; "
                 "embed the photos with this classifier's own bundle."
             )
-        return torch.from_numpy(np.ascontiguousarray(vectors, dtype=np.float32))
+        return np.ascontiguousarray(vectors, dtype=np.float32)
 
-    def _block_diagonal(self, weight: torch.Tensor) -> torch.Tensor:
+    def _block_diagonal(self, weight: fusing.Vectors) -> fusing.Vectors:
         """(D, L(K+1)): per level a column of ones (its plain cosine) and its K learned columns."""
         count = len(weight) + 1
-        result = torch.zeros(self.dims, len(self.levels) * count)
+        result = np.zeros((self.dims, len(self.levels) * count), dtype=np.float32)
         for place, part in enumerate(level_slices(self.levels)):
             columns = result[part, place * count : (place + 1) * count]
             columns[:, 0] = 1.0
@@ -170,9 +173,9 @@ class PairClassifier:
 
 def level_slices(levels: tuple[str, ...]) -> list[slice]:
     """Where each level stands in the fused embedding, in order."""
-    ends = np.cumsum([embedding.LEVELS[level] for level in levels]).tolist()
-    return [slice(end - embedding.LEVELS[level], end) for level, end in zip(levels, ends, strict=True)]
+    ends = np.cumsum([fusing.LEVELS[level] for level in levels]).tolist()
+    return [slice(end - fusing.LEVELS[level], end) for level, end in zip(levels, ends, strict=True)]
 
 
-def _part(rows: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+def _part(rows: fusing.Vectors, start: int, stop: int) -> fusing.Vectors:
     return rows if len(rows) == 1 else rows[start:stop]

@@ -45,12 +45,15 @@ def _configuration() -> dict[str, Any]:
     config = settings.get()
     amqp = config.broker_url.startswith("amqp")
     arguments = {"x-queue-type": "quorum"} if amqp else None
+    # A quorum queue has no global prefetch, so a retry that waits in a worker would hold one of its few places.
+    # Celery lets it wait in the broker instead, but not where the exchange is a direct one.
+    exchange = "topic" if amqp else "direct"
     return {
         "broker_url": config.broker_url,
         "broker_transport_options": transport_options(config.broker_url, config),
         "broker_connection_retry_on_startup": True,
         "task_queues": [
-            kombu.Queue(name, kombu.Exchange(name, "direct"), routing_key=name, queue_arguments=arguments)
+            kombu.Queue(name, kombu.Exchange(name, exchange), routing_key=name, queue_arguments=arguments)
             for name in (EMBED, EMBED_BULK, MATCH)
         ],
         "task_default_queue": EMBED,
@@ -81,7 +84,8 @@ def policy() -> dict[str, Any]:
         "autoretry_for": (errors.TransientError,),
         "max_retries": config.task_max_retries,
         "retry_backoff": config.task_retry_backoff_seconds,
-        "retry_backoff_max": 600,
+        # A retry waits unacknowledged in its worker on SQS and pgmq; given out again meanwhile, it would run twice.
+        "retry_backoff_max": max(1, min(600, config.visibility_timeout_seconds // 2)),
         "retry_jitter": True,
         "ignore_result": True,
         "serializer": "json",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -18,7 +19,7 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import logs, processes
+from workers import learning_cli, logs, processes
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 worker = typer.Typer(no_args_is_help=True, help="Run a worker until it is told to stop.")
 app.add_typer(worker, name="worker")
+learning_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -240,7 +242,14 @@ def _celery(queues: str, concurrency: int) -> None:
     # Threads: torch does not survive a fork, and the micro-batcher serves all tasks of its process.
     arguments = ["--pool", "threads", "--concurrency", str(concurrency), "--queues", queues]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
+    try:
+        celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
+    except SystemExit as end:
+        # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, in which
+        # a second signal would look like a crash.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else 1)
 
 
 def _home(kind: str, folder: pathlib.Path | None = None) -> pathlib.Path:

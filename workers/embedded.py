@@ -28,6 +28,7 @@ _WORKERS: dict[str, tuple[str, ...]] = {
     "match": ("worker", "match"),
     "sweep": ("sweep", "--every", "30"),
 }
+_PATIENCE = {"DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60", "DEDUP_SWEEP_AFTER_SECONDS": "120"}
 _STOP_SECONDS = 30.0
 _RESTART_PAUSE_SECONDS = 1.0
 
@@ -100,8 +101,8 @@ class Stack:
             "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
             "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
             "AWS_DEFAULT_REGION": embedded_s3.REGION,
-            "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60",
-            "DEDUP_SWEEP_AFTER_SECONDS": "120",
+            # Shorter than in production: nothing is far away, and a person waits.
+            **{name: value for name, value in _PATIENCE.items() if name not in os.environ},
             **self._extra,
         }
 

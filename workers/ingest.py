@@ -42,6 +42,11 @@ class Ingest(kombu.mixins.ConsumerMixin):
         # `on_message` rather than `callbacks`: bodies come without a content type that kombu would decode.
         return [Consumer(queues=[self._queue], on_message=self.on_message, prefetch_count=10)]
 
+    def on_consume_ready(self, connection: Any, channel: Any, consumers: Any, **_: Any) -> None:
+        """Called by kombu when the queue is there and messages can come."""
+        del connection, channel, consumers
+        log.info("ingest_ready", queue=self._queue.name)
+
     def on_message(self, message: kombu.Message) -> None:
         """Apply one message, then acknowledge it; give it back when the database or broker is away."""
         for wait_seconds in (*_WAITS_SECONDS, None):
@@ -86,7 +91,6 @@ def run(config: settings.Settings) -> None:
     """Consume until the process is told to stop."""
     base = database.Database(config.database_url, config.database_pool_size)
     with contextlib.closing(base):
-        log.info("ingest_ready", queue=config.event_queue)
         Ingest(config, base).run()
 
 
@@ -107,4 +111,8 @@ def _declare(queue: kombu.Queue, channel: Any) -> None:
         try:
             queue(probe).queue_declare(passive=True)
         except amqp.exceptions.NotFound:
-            queue(channel).declare()
+            # The queue's own `no_declare`, by which the consumer takes it as it is, holds for `declare` too.
+            bound = queue(channel)
+            bound.exchange.declare()
+            bound.queue_declare()
+            bound.queue_bind()

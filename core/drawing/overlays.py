@@ -81,10 +81,13 @@ def mark(image: Image.Image, agency: Agency, rng: numpy.random.Generator) -> Ima
     return result.convert("RGB")
 
 
-def edit(image: Image.Image, rng: numpy.random.Generator) -> Image.Image:
-    """`image` (RGB) cropped by up to 12 %, toned, rescaled, softened and coded again as JPEG (quality 40 to 90)."""
+def edit(image: Image.Image, rng: numpy.random.Generator, strength: float = 1.0) -> Image.Image:
+    """`image` (RGB) cropped by up to 12 %, toned, rescaled, softened and coded again as JPEG (quality 40 to 90).
+
+    `strength` in 0…1 scales crop, tone and softening.
+    """
     width, height = image.size
-    across, down = rng.uniform(0, 0.12, 2)
+    across, down = strength * rng.uniform(0, 0.12, 2)
     left, top = rng.uniform(0, 1, 2) * (across * width, down * height)
     kept = image.crop((int(left), int(top), int(left + width * (1 - across)), int(top + height * (1 - down))))
     factor = float(rng.uniform(0.85, 1.1))
@@ -92,9 +95,9 @@ def edit(image: Image.Image, rng: numpy.random.Generator) -> Image.Image:
         (round(width * factor), round(kept.height / kept.width * width * factor)), Image.Resampling.BICUBIC
     )
     for tone in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        edited = tone(edited).enhance(float(rng.uniform(0.8, 1.22)))
+        edited = tone(edited).enhance(float(rng.uniform(0.8, 1.22)) ** strength)
     if rng.random() < 0.4:
-        edited = edited.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.1))))
+        edited = edited.filter(ImageFilter.GaussianBlur(strength * float(rng.uniform(0.3, 1.1))))
     return recode(edited, int(rng.integers(40, 91)))
 
 

@@ -50,14 +50,17 @@ class _Shot:
     image: Image.Image
 
 
-def draw_property(property_id: str, seed: int) -> tuple[list[DrawnPhoto], list[KnownPair]]:
+def draw_property(
+    property_id: str, seed: int, strength: float = 1.0
+) -> tuple[list[DrawnPhoto], list[KnownPair]]:
     """The photos of one property, in order of their names, and every pair of them that is a duplicate.
 
-    The same `property_id` and `seed` give the same bytes. Each kind of duplicate occurs.
+    The same arguments give the same bytes. Each kind of duplicate occurs. `strength` in 0…1 scales how far an
+    edited photo and another angle are from the first one.
     """
     rng = numpy.random.default_rng((seed, zlib.crc32(property_id.encode())))
     agencies = [overlays.AGENCIES[k] for k in rng.permutation(len(overlays.AGENCIES))[:3]]
-    shots = [*_rooms(rng, agencies), *_plans(rng, agencies)]
+    shots = [*_rooms(rng, agencies, strength), *_plans(rng, agencies)]
     if rng.random() < 0.6:
         house = exteriors.Exterior.random(rng)
         image = house.view(house.camera(rng), *palettes.choose(rng, _SIZES))
@@ -76,14 +79,14 @@ def draw_property(property_id: str, seed: int) -> tuple[list[DrawnPhoto], list[K
 
 
 def draw_properties(
-    count: int, seed: int = 20260101
+    count: int, seed: int = 20260101, strength: float = 1.0
 ) -> collections.abc.Iterator[tuple[list[DrawnPhoto], list[KnownPair]]]:
     """`count` properties named demo-001 and on, drawn one by one as they are asked for."""
     for number in range(1, count + 1):
-        yield draw_property(f"demo-{number:03d}", seed)
+        yield draw_property(f"demo-{number:03d}", seed, strength)
 
 
-def _rooms(rng: numpy.random.Generator, agencies: list[overlays.Agency]) -> list[_Shot]:
+def _rooms(rng: numpy.random.Generator, agencies: list[overlays.Agency], strength: float) -> list[_Shot]:
     kinds = ["living", "bedroom", "kitchen", "bathroom"]
     # A second room of a kind is the hardest negative: alike in furniture, yet another room.
     kinds += [palettes.choose(rng, ("bedroom", "dining", "study"))] if rng.random() < 0.5 else []
@@ -99,10 +102,10 @@ def _rooms(rng: numpy.random.Generator, agencies: list[overlays.Agency]) -> list
         subject = f"{kind}-{number + 1}"
         shots.append(_Shot(subject, 0, _posted(rng, image, agencies[0])))
         if number == marked:
-            again = overlays.mark(overlays.edit(image, rng), agencies[1], rng)
+            again = overlays.mark(overlays.edit(image, rng, strength), agencies[1], rng)
             shots.append(_Shot(subject, 0, again))
         if number == turned:
-            other = room.view(room.other_angle(rng, camera), *palettes.choose(rng, _SIZES))
+            other = room.view(room.other_angle(rng, camera, strength), *palettes.choose(rng, _SIZES))
             shots.append(_Shot(subject, 1, _posted(rng, other, palettes.choose(rng, agencies))))
     return shots
 

@@ -87,24 +87,29 @@ class Room:
             raise ValueError("no corner was tried")
         return best[1]
 
-    def other_angle(self, rng: numpy.random.Generator, camera: cameras.Camera) -> cameras.Camera:
-        """A second camera, turned 15 to 40 degrees from `camera`, elsewhere and exposed otherwise."""
+    def other_angle(
+        self, rng: numpy.random.Generator, camera: cameras.Camera, strength: float = 1.0
+    ) -> cameras.Camera:
+        """A second camera, turned 15 to 40 degrees from `camera`, elsewhere and exposed otherwise.
+
+        `strength` in 0…1 scales all of these differences.
+        """
         best: tuple[float, cameras.Camera] | None = None
         for attempt in range(4):
             side = 1 if attempt % 2 else -1
-            turn = side * float(rng.uniform(15, 40))
+            turn = side * strength * float(rng.uniform(15, 40))
             # Stepping aside against the turn keeps the middle of the room in the picture.
-            step = -side * float(rng.uniform(0.3, 1.3))
+            step = -side * strength * float(rng.uniform(0.3, 1.3))
             angle = math.radians(camera.heading)
             x = camera.position[0] + step * math.cos(angle)
             y = camera.position[1] - step * math.sin(angle)
             other = cameras.Camera(
-                position=self._kept((x, y, camera.position[2] + float(rng.uniform(-0.2, 0.2)))),
+                position=self._kept((x, y, camera.position[2] + strength * float(rng.uniform(-0.2, 0.2)))),
                 heading=camera.heading + turn,
-                pitch=camera.pitch + float(rng.uniform(-3, 3)),
-                fov=float(numpy.clip(camera.fov + rng.uniform(-5, 5), 62, 88)),
-                exposure=camera.exposure * float(rng.uniform(0.8, 1.25)),
-                warmth=camera.warmth + float(rng.uniform(-0.4, 0.4)),
+                pitch=camera.pitch + strength * float(rng.uniform(-3, 3)),
+                fov=float(numpy.clip(camera.fov + strength * rng.uniform(-5, 5), 62, 88)),
+                exposure=camera.exposure * float(rng.uniform(0.8, 1.25)) ** strength,
+                warmth=camera.warmth + strength * float(rng.uniform(-0.4, 0.4)),
             )
             worth = self._worth(other)
             if best is None or worth > best[0]:

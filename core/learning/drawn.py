@@ -20,7 +20,11 @@ _VAL_EACH = 4
 
 
 def write(
-    output: pathlib.Path, count: int, seed: int, progress: Callable[[int, int], None] | None = None
+    output: pathlib.Path,
+    count: int,
+    seed: int,
+    strength: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> pairs.PairSet:
     """Draw properties and write every pair within each of them, in the format of `pairs.read`.
 
@@ -28,6 +32,7 @@ def write(
         output: an empty or absent folder.
         count: properties, at least `_VAL_EACH` so that val has one.
         seed: of the drawing; the same one gives the same files.
+        strength: how far duplicates are from each other, see `properties.draw_property`.
 
     Raises:
         ConfigurationError: the folder already holds something, or there are too few properties.
@@ -40,7 +45,7 @@ def write(
     with (output / "pairs.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(pairs.COLUMNS)
-        for number, (photos, known) in enumerate(properties.draw_properties(count, seed)):
+        for number, (photos, known) in enumerate(properties.draw_properties(count, seed, strength)):
             split = "val" if number % _VAL_EACH == _VAL_EACH - 1 else "train"
             kinds = {frozenset((pair.a, pair.b)): pair.kind for pair in known}
             for photo in photos:
@@ -65,8 +70,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("output", type=pathlib.Path)
     parser.add_argument("--properties", type=int, default=160)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--strength", type=float, default=1.0)
     options = parser.parse_args(arguments)
-    made = write(options.output, options.properties, options.seed)
+    made = write(options.output, options.properties, options.seed, options.strength)
     print(f"{len(made.pictures)} pictures, {len(made.pairs)} pairs in {options.output}")
 
 

@@ -15,6 +15,16 @@ from workers import embedded
 
 from . import system as acceptance
 
+TIMEOUT_SECONDS = 600
+"""For one test, on a machine with much else to do; what is awaited has a shorter deadline of its own."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests of this folder, which start many processes, more time than the others."""
+    for item in items:
+        if item.path.parent == pathlib.Path(__file__).parent and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(TIMEOUT_SECONDS))
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_settings_of_the_machine() -> Iterator[None]:
@@ -52,6 +62,6 @@ def property_id(request: pytest.FixtureRequest) -> str:
 
 def open_folder() -> pathlib.Path:
     """A folder with mode 0755; pytest's own have parents that only their user can pass."""
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-acceptance-", dir="/tmp"))  # noqa: S108
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-acceptance-", dir="/tmp"))
     folder.chmod(0o755)
     return folder

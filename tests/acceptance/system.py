@@ -72,12 +72,35 @@ def record(
     }
 
 
+def command(*arguments: str) -> list[str]:
+    """The command line of `dedup` with `arguments`."""
+    return [sys.executable, "-m", "workers", *arguments]
+
+
+def processes_of(data_dir: pathlib.Path) -> dict[int, str]:
+    """Command lines, by process id, of what runs over a data folder (Linux).
+
+    Ours have the folder in their settings, Postgres has it as its working folder.
+    """
+    found = {}
+    for folder in pathlib.Path("/proc").iterdir():
+        if not folder.name.isdigit() or int(folder.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            settings = (folder / "environ").read_bytes()
+            place = str((folder / "cwd").readlink())
+            if str(data_dir).encode() in settings or place.startswith(str(data_dir)):
+                words = (folder / "cmdline").read_bytes()
+                found[int(folder.name)] = words.replace(b"\0", b" ").decode(errors="replace")
+    return found
+
+
 @contextlib.contextmanager
 def process(log: pathlib.Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """`dedup` with `arguments` for the block, under these environment variables; told to stop at its end."""
     with log.open("ab") as file:
         started = subprocess.Popen(
-            [sys.executable, "-m", "workers", *arguments],
+            command(*arguments),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -249,10 +272,8 @@ def _name(key: str) -> str:
 
 def stack_environment() -> dict[str, str]:
     """Settings under which the tests are quick: small batches, short waits, weights that need no download."""
-    shipped = (ROOT / "core" / "bundles" / "untrained").is_dir()
-    fallback = ROOT.parent / "shared" / "weights" / "resnet50-imagenet.safetensors"
     return {
-        "DEDUP_BACKBONE_WEIGHTS": "untrained" if shipped else str(fallback),
+        "DEDUP_BACKBONE_WEIGHTS": "untrained",
         "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "15",
         "DEDUP_TASK_RETRY_BACKOFF_SECONDS": "1",
         "DEDUP_EMBED_CONCURRENCY": "8",

@@ -10,10 +10,10 @@ from . import system as acceptance
 
 
 def test_duplicate_is_flagged(system: acceptance.System, property_id: str) -> None:
-    system.upload(property_id, "a.jpg", pictures.jpeg("living"))
+    system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
     system.upload(property_id, "b.jpg", pictures.jpeg("bathroom"))
     system.settle()
-    system.upload(property_id, "c.jpg", pictures.jpeg("living", quality=60))
+    system.upload(property_id, "c.jpg", pictures.jpeg("bedroom", quality=60))
     system.settle()
     assert system.flags(property_id) == {"c.jpg": "a.jpg"}
     assert system.groups(property_id) == {"a.jpg": {"c.jpg"}}
@@ -31,8 +31,8 @@ def test_key_with_special_characters(system: acceptance.System, property_id: str
 
 def test_photos_of_two_properties_are_never_compared(system: acceptance.System, property_id: str) -> None:
     other = f"{property_id}-other"
-    system.upload(property_id, "a.jpg", pictures.jpeg("study"))
-    system.upload(other, "a.jpg", pictures.jpeg("study", quality=60))
+    system.upload(property_id, "a.jpg", pictures.jpeg("exterior"))
+    system.upload(other, "a.jpg", pictures.jpeg("exterior", quality=60))
     system.settle()
     assert system.statuses(property_id) == system.statuses(other) == {"a.jpg": "embedded"}
     assert not system.flags(property_id)
@@ -40,8 +40,8 @@ def test_photos_of_two_properties_are_never_compared(system: acceptance.System, 
 
 
 def test_same_event_twice_changes_nothing(system: acceptance.System, property_id: str) -> None:
-    etag = system.upload(property_id, "a.jpg", pictures.jpeg("living"))
-    system.upload(property_id, "b.jpg", pictures.jpeg("living", quality=60))
+    etag = system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
+    system.upload(property_id, "b.jpg", pictures.jpeg("bedroom", quality=60))
     system.settle()
     before = system.tables(property_id)
     assert [len(before[table]) for table in ("photo", "photo_embedding", "pair", "duplicate_flag")] == [
@@ -82,8 +82,8 @@ def test_delete_before_its_create(system: acceptance.System, property_id: str) -
 def test_overwritten_key_has_the_flags_of_its_new_picture(
     system: acceptance.System, property_id: str
 ) -> None:
-    system.upload(property_id, "a.jpg", pictures.jpeg("living"))
-    system.upload(property_id, "b.jpg", pictures.jpeg("living", quality=60))
+    system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
+    system.upload(property_id, "b.jpg", pictures.jpeg("bedroom", quality=60))
     system.upload(property_id, "c.jpg", pictures.jpeg("bathroom"))
     system.settle()
     assert system.flags(property_id) == {"b.jpg": "a.jpg"}
@@ -116,8 +116,8 @@ def test_removing_the_canonical_photo_repairs_its_group(system: acceptance.Syste
 
 
 def test_wrapped_events(system: acceptance.System, property_id: str) -> None:
-    system.upload(property_id, "a.jpg", pictures.jpeg("living"))
-    etag = system.upload(property_id, "b & b.jpg", pictures.jpeg("living", quality=60))
+    system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
+    etag = system.upload(property_id, "b & b.jpg", pictures.jpeg("bedroom", quality=60))
     system.settle()
     assert system.flags(property_id) == {"b & b.jpg": "a.jpg"}
     key = acceptance.key_of(property_id, "b & b.jpg")
@@ -159,7 +159,7 @@ def test_message_that_is_not_understood_is_on_record_and_the_queue_goes_on(
         acceptance.record("ObjectRestore:Completed", key),
         {"eventName": "ObjectCreated:Put", "marker": property_id},
     )
-    system.upload(property_id, "a.jpg", pictures.jpeg("living"))
+    system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
     system.settle()
     assert system.statuses(property_id) == {"a.jpg": "embedded"}
     rejected = system.ask(
