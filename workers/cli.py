@@ -59,7 +59,8 @@ def demo(
     if untrained:
         _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
     root = settings.get().data_dir / "demo"
-    folder = photos or scan.draw(root / "photos", properties, _progress)
+    # Untrained weights see pixels and not rooms: what they are shown differs less.
+    folder = photos or scan.draw(root / "photos", properties, 0.3 if untrained else 1.0, _progress)
     home = _home("scan", photos) if photos else root
     result = scan.run(folder, home, source, _progress)
     scan.show(result, _output, title=f"Duplicates in {folder}")

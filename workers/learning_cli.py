@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import rich.console
+import rich.markup
 import rich.progress
 import rich.table
 import typer
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     # Importing torch takes seconds, and `dedup flags` needs none of it.
     from core import bundle
     from core.learning import comparison, methods, pairs, properties
-
-_SHOWN = ("f1", "precision", "recall", "average_precision", "calibration_error")
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -81,19 +80,22 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Of the intervals' draws and the ablation's networks.")] = 0,
 ) -> None:
     """Measure a model bundle on labelled pairs."""
-    from core.learning import baselines, comparison, methods, pairs, properties, record, sheet
+    from core.learning import pairs, properties
 
-    if with_baselines:
-        baselines.needs_extra("cv2", "imagehash")
-    if output is not None:
-        baselines.needs_extra("matplotlib")
-    elif with_ablation or property_folders:
+    if output is None and (with_ablation or property_folders):
         raise errors.ConfigurationError("--ablation and --properties write into a folder: give --output too.")
     sets = [_split(pairs.read(path), split, path) for path in pair_files]
     whole = [pairs.read(_folder(path)) for path in pair_files] if with_baselines or with_ablation else sets
     tasks = _tasks(sets, [part.of("val") for part in whole])
     collections = [properties.read_folder(path) for path in property_folders or []]
 
+    # Only now, when the arguments are known to be right: these take seconds to import.
+    from core.learning import baselines, comparison, methods, record, sheet
+
+    if with_baselines:
+        baselines.needs_extra("cv2", "imagehash")
+    if output is not None:
+        baselines.needs_extra("matplotlib")
     model_bundle, pooled = _load(bundle_folder, weights_source)
     own = methods.BundleMethod(model_bundle, pooled)
     compared: list[methods.Method] = baselines.every(pooled, _cache()) if with_baselines else []
@@ -262,12 +264,11 @@ def _print_json(
 
 
 def _print_table(rows: Sequence[comparison.Row]) -> None:
-    from core.learning import comparison
-
-    heads = ["set", "method", "pairs", *(comparison.FIGURES[key] for key in _SHOWN)]
-    table = rich.table.Table(*heads, title="95 % intervals in brackets")
+    table = rich.table.Table("set", "method", "F1 [95 %]", "precision", "recall", title="Pairs")
     for row in rows:
-        table.add_row(row.set, row.method, str(row.pairs), *(str(row.figures[key]) for key in _SHOWN))
+        figures = row.figures
+        shown = [f"{figures[key].value:.3f}" for key in ("precision", "recall")]
+        table.add_row(f"{row.set} ({row.pairs})", row.method, rich.markup.escape(str(figures["f1"])), *shown)
     _output.print(table)
 
 

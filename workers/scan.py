@@ -71,17 +71,20 @@ def run(folder: pathlib.Path, home: pathlib.Path, source: str, bar: Bar) -> Resu
         return Result(flags, failures, uploads, home, stack.reader_url)
 
 
-def draw(folder: pathlib.Path, properties: int, bar: Bar) -> pathlib.Path:
-    """Draw the demo's properties into `folder`, unless they are there already; what they duplicate beside them."""
+def draw(folder: pathlib.Path, properties: int, strength: float, bar: Bar) -> pathlib.Path:
+    """Draw the demo's properties below `folder`, unless they are there already, and what they duplicate.
+
+    `strength` in 0…1 is how far duplicates are from each other.
+    """
     from core.drawing import properties as drawing
 
-    target = folder / str(properties)
+    target = folder / f"{properties}-{strength}"
     if (target / _TRUTH).is_file():
         return target
     target.mkdir(parents=True, exist_ok=True)
     truth: list[dict[str, str]] = []
     with _report(bar("drawing")) as update:
-        for number, (drawn, pairs) in enumerate(drawing.draw_properties(properties, _DEMO_SEED), 1):
+        for number, (drawn, pairs) in enumerate(drawing.draw_properties(properties, _DEMO_SEED, strength), 1):
             for photo in drawn:
                 path = target / photo.property_id / photo.name
                 path.parent.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,9 @@ REPRESENTATIONS = (
 def projection(level: str, width: int) -> embedding.Vectors:
     """(channels, width) float32 with orthonormal rows, or columns where the level has more channels than that."""
     channels = embedding.LEVELS[level]
+    if channels == width:
+        # The others are turned at random against it, so turning it too would change nothing.
+        return np.eye(width, dtype=np.float32)
     random = np.random.default_rng([channels, width])
     basis, _ = np.linalg.qr(random.normal(size=(max(channels, width), min(channels, width))))
     return np.ascontiguousarray(basis if channels >= width else basis.T, dtype=np.float32)

@@ -45,6 +45,7 @@ def train(
     recipe: fitting.Recipe | None = None,
     cache: pathlib.Path | None = None,
     device: str = "cpu",
+    precision: float = 0.0,
     provenance: str = _PROVENANCE,
     progress: Progress | None = None,
 ) -> bundle.Bundle:
@@ -58,6 +59,7 @@ def train(
         output: folder of the bundle.
         name: of the bundle.
         cache: folder where the backbone's outputs are kept between trainings.
+        precision: least precision of flags on all val pairs together; raises the threshold where it must.
         provenance: what the data may be used for, for the card.
 
     Raises:
@@ -79,7 +81,9 @@ def train(
         for key, table in data.watch.items()
     }
     pooled = np.concatenate(list(scores.values()))
-    duplicate, review = _thresholds([(scores[key], table.duplicate) for key, table in data.watch.items()])
+    duplicate, review = _thresholds(
+        [(scores[key], table.duplicate) for key, table in data.watch.items()], precision
+    )
     record: dict[str, Any] = {
         "provenance": provenance,
         "seed": seed,
@@ -189,11 +193,17 @@ def _joined(tables: Sequence[fitting.Table]) -> fitting.Table:
     return result
 
 
-def _thresholds(watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]]) -> tuple[float, float]:
+def _thresholds(
+    watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]], precision: float
+) -> tuple[float, float]:
     # The sets count alike, however many pairs each has.
-    duplicate = round(evaluation.best_mean_f1(watch)[0], 4)
+    best = evaluation.best_mean_f1(watch)[0]
     scores = np.concatenate([part[0] for part in watch])
     labels = np.concatenate([part[1] for part in watch])
+    precise = evaluation.threshold_at_precision(scores, labels, precision)
+    if precise is None:
+        raise errors.ConfigurationError(f"No threshold reaches a precision of {precision} on the val pairs.")
+    duplicate = round(max(best, precise), 4)
     loose = evaluation.threshold_at_precision(scores, labels, _REVIEW_PRECISION)
     review = max(_REVIEW_LEAST, loose if loose is not None else duplicate)
     return duplicate, round(min(duplicate, review), 4)
@@ -225,6 +235,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=pathlib.Path, help="folder for the backbone's outputs")
+    parser.add_argument("--precision", type=float, default=0.0, help="least precision of flags on val")
     parser.add_argument("--provenance", default=_PROVENANCE)
     parser.add_argument(
         "--reissue",
@@ -243,6 +254,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             name=options.name,
             seed=options.seed,
             cache=options.cache,
+            precision=options.precision,
             provenance=options.provenance,
             progress=_print_progress,
         )
