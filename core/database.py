@@ -19,6 +19,12 @@ from core import errors
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
+_CONNECTION = {
+    "application_name": "listing-dedup",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
 _TRANSIENT = (
     psycopg.OperationalError,  # connection lost, server starting or stopping, lock and statement timeouts
     psycopg.errors.SerializationFailure,
@@ -52,8 +58,9 @@ class Database:
             check=psycopg_pool.ConnectionPool.check_connection,
             configure=_configure,
             connection_class=psycopg.Connection[Row],
-            kwargs={"row_factory": rows.dict_row, "autocommit": False, "application_name": "listing-dedup"},
+            kwargs={"row_factory": rows.dict_row, "autocommit": False, **_CONNECTION},
         )
+        self._url = url
 
     def close(self) -> None:
         """Close every connection."""
@@ -70,6 +77,12 @@ class Database:
             self._pool.open()
             with self._pool.connection() as connection:
                 yield connection
+        except psycopg_pool.PoolTimeout as error:
+            # The pool keeps the cause to its own log; a connection of one's own tells it.
+            ask(self._url, b"SELECT 1")
+            raise errors.TransientError(
+                f"Database: all {self._pool.max_size} connections stayed in use; see DEDUP_DATABASE_POOL_SIZE."
+            ) from error
         except _TRANSIENT as error:
             raise errors.TransientError(f"Database: {type(error).__name__}: {error}") from error
 
@@ -96,5 +109,10 @@ def ask(url: str, statement: bytes) -> Row | None:
 
 
 def _configure(connection: Connection) -> None:
+    # Matching reads what was committed while it waited for the property's lock.
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.execute("SET lock_timeout = '30s'; SET statement_timeout = '120s'")
+    # A host that lost power must not keep a property locked until TCP notices, hours later.
+    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
     pgvector.psycopg.register_vector(connection)
     connection.commit()

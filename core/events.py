@@ -21,6 +21,10 @@ MAX_PROPERTY_ID_BYTES = 200
 """A longer id would not fit the embedding's row (8,160 bytes with STORAGE PLAIN)."""
 
 
+MAX_KEY_BYTES = 1024
+"""S3's own limit."""
+
+
 class Kind(enum.Enum):
     """What happened to the object."""
 
@@ -80,9 +84,10 @@ class KeyPattern:
                 "unknown_bucket",
                 f"Bucket {bucket!r} is not in DEDUP_BUCKETS={','.join(sorted(self.buckets))}.",
             )
-        if "\x00" in key:
+        if "\x00" in key or not _is_unicode(key) or len(key.encode()) > MAX_KEY_BYTES:
             raise errors.PermanentError(
-                "bad_key", f"Key {key!r} holds a NUL character, which Postgres cannot store."
+                "bad_key",
+                f"Key {key[:80]!r} holds NUL or half a character, or is longer than {MAX_KEY_BYTES} bytes.",
             )
         found = self.pattern.fullmatch(key)
         if not found or not found["property"]:
@@ -107,7 +112,7 @@ def parse(body: bytes | str, pattern: KeyPattern) -> Notification:
     try:
         message = json.loads(text)
         records = _records(message)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         return Notification((), (Rejection("not_understood", str(error), text),))
     events: list[Event] = []
     rejections: list[Rejection] = []
@@ -116,7 +121,7 @@ def parse(body: bytes | str, pattern: KeyPattern) -> Notification:
             events.append(_event(record, pattern))
         except errors.PermanentError as error:
             rejections.append(Rejection(error.reason, str(error), json.dumps(record)))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             rejections.append(
                 Rejection("not_understood", f"{type(error).__name__}: {error}", json.dumps(record))
             )
@@ -155,15 +160,22 @@ def _records(message: Any) -> list[Any]:
 
 def _from_event_bridge(message: Mapping[str, Any]) -> dict[str, Any]:
     detail = message["detail"]
-    kinds = {"Object Created": "ObjectCreated:EventBridge", "Object Deleted": "ObjectRemoved:EventBridge"}
     s3_object = dict(detail.get("object") or {})
+    permanently = detail.get("deletion-type") == "Permanently Deleted"
+    kinds = {
+        "Object Created": "ObjectCreated:EventBridge",
+        "Object Deleted": "ObjectRemoved:Delete" if permanently else "ObjectRemoved:DeleteMarkerCreated",
+    }
     if isinstance(s3_object.get("key"), str):
         # EventBridge does not URL-encode keys; S3's own records do.
         s3_object["key"] = urllib.parse.quote_plus(s3_object["key"])
     return {
         "eventName": kinds.get(str(message.get("detail-type")), str(message.get("detail-type"))),
         "eventTime": message.get("time"),
-        "s3": {"bucket": detail.get("bucket"), "object": {**s3_object, "eTag": s3_object.get("etag", "")}},
+        "s3": {
+            "bucket": detail.get("bucket"),
+            "object": {**s3_object, "eTag": s3_object.get("etag"), "versionId": s3_object.get("version-id")},
+        },
     }
 
 
@@ -192,13 +204,22 @@ def _event(record: Any, pattern: KeyPattern) -> Event:
         bucket=bucket,
         key=key,
         property_id=pattern.property_of(bucket, key),
-        etag=""
-        if name.startswith("ObjectRemoved:")
-        else str(s3["object"].get("eTag") or "").strip('"')[:200],
+        etag="" if name.startswith("ObjectRemoved:") else _etag(s3["object"].get("eTag")),
         size=None if size is None else int(size),
         sequencer=sequencer,
         occurred_at=_time(record.get("eventTime")),
     )
+
+
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _etag(value: Any) -> str:
+    etag = str(value or "").strip('"')
+    if "\x00" in etag or len(etag) > 200 or not _is_unicode(etag):
+        raise ValueError(f"eTag {etag[:80]!r} cannot be one")
+    return etag
 
 
 def _time(value: Any) -> datetime.datetime:

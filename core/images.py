@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -22,6 +23,12 @@ pi_heif.register_heif_opener()
 Image.MAX_IMAGE_PIXELS = None
 
 Pixels = npt.NDArray[np.uint8]
+
+LARGE_PIXELS = 25_000_000
+"""Pictures above this are decoded one at a time."""
+
+_LARGE = threading.Lock()
+_ORIENTATION = 0x0112  # Exif 2.32, tag Orientation; 5 to 8 lie on their side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +107,33 @@ def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.I
                 "upload a smaller photo or raise the limit.",
             )
         picture_format = image.format or "unknown"
-        if picture_format == "JPEG" and image.mode in {"RGB", "L"}:
-            image.draft(image.mode, least)
-        image.load()
-        upright = _upright(image)
-        if (upright.width > upright.height) != (image.width > image.height):
-            width, height = height, width
-        return _rgb(upright), picture_format, (width, height)
+        # A few large pictures at a time would take a worker's memory, and its other photos with it.
+        with _LARGE if width * height > LARGE_PIXELS else contextlib.nullcontext():
+            if picture_format == "JPEG" and image.mode in {"RGB", "L"}:
+                image.draft(image.mode, least)
+            image.load()
+            if _orientation(image) >= 5:
+                width, height = height, width
+            return _rgb(_upright(_reduced(image, least))), picture_format, (width, height)
+
+
+def _reduced(image: Image.Image, least: tuple[int, int]) -> Image.Image:
+    """About `least` in size, before colours and orientation multiply a large picture's memory."""
+    factor = min(image.width // (2 * least[0]), image.height // (2 * least[1]))
+    if factor < 2 or image.mode not in {"L", "LA", "RGB", "RGBA", "CMYK"}:
+        return image
+    # What is reduced is a new image, without what the file says of it.
+    smaller = image.reduce(factor)
+    smaller.info = image.info
+    smaller.getexif().update(image.getexif())
+    return smaller
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # noqa: BLE001 - a broken EXIF block says nothing of the pixels
+        return 1
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -128,7 +155,9 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     # Pillow's own conversion clips 16 bits at 255 instead of scaling them.
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image, dtype=np.uint16) // 257).astype(np.uint8), "L")
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32))
     if image.mode == "F" or values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         low, high = float(values.min()), float(values.max())
         scaled = (values - low) * (255.0 / (high - low)) if high > low else np.zeros_like(values)

@@ -44,6 +44,8 @@ def register(connection: database.Connection, model_bundle: bundle.Bundle) -> No
             "DEDUP_BACKBONE_WEIGHTS=untrained is for tests and trials on the embedded stack; "
             "this database is a real one. Set DEDUP_BACKBONE_WEIGHTS to real weights."
         )
+    # Two first workers with different bundles: the second one must see the first one's.
+    database.execute(connection, "lock_models")
     database.execute(
         connection,
         "register_model",

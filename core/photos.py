@@ -51,9 +51,13 @@ class Attempt:
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """What embedding a photo found out. `embedding` is (dims,) float32 of norm 1; sizes are the original's."""
+    """What embedding a photo found out. `embedding` is (dims,) float32 of norm 1; sizes are the original's.
+
+    `etag` is that of the bytes that were read.
+    """
 
     embedding: npt.NDArray[np.float32]
+    etag: str
     width: int
     height: int
     bytes: int
@@ -64,17 +68,18 @@ def apply_event(connection: database.Connection, event: events.Event) -> Applied
     """Bring a photo's row up to an event. Twice, late or out of order: the row ends the same.
 
     A new picture under a known key starts a new revision; what hung on the old one (embeddings, pairs,
-    flags, people's verdicts) goes in the same transaction. To be run alone in its transaction: the
+    flags, people's verdicts) goes in the same transaction. An event without ETag only says to look again: what
+    people said stays until the bytes are seen to differ. To be run alone in its transaction: the
     property's lock is taken first, as matching does.
     """
     database.execute(connection, "lock_property", property_id=event.property_id)
     place = {"property_id": event.property_id, "bucket": event.bucket, "key": event.key}
-    content = {"etag": event.etag, "sequencer": event.sequencer, "occurred_at": event.occurred_at}
+    order = {"sequencer": event.sequencer, "occurred_at": event.occurred_at}
     created = event.kind is events.Kind.CREATED
     status = "pending" if created else "removed"
     # A removal that overtook its creation leaves a row too: the late creation must find its sequencer.
     new = database.execute(
-        connection, "insert_photo", **place, **content, status=status, bytes=event.size
+        connection, "insert_photo", **place, **order, etag=event.etag, status=status, bytes=event.size
     ).fetchone()
     if new:
         return Applied(Outcome(status), Revision(event.property_id, new["id"], new["revision"]))
@@ -84,27 +89,27 @@ def apply_event(connection: database.Connection, event: events.Event) -> Applied
         raise errors.TransientError(f"{event.key} vanished while its event was applied.")
     photo = Revision(event.property_id, row["id"], row["revision"])
     ids = {"property_id": event.property_id, "photo_id": row["id"]}
-    same_content = created and event.etag != "" and event.etag == row["etag"]
     # A photo that still waits is published again: the message of its first event may have been lost.
     still = Applied(Outcome.PENDING if row["status"] == "pending" else Outcome.IGNORED, photo)
     if not events.is_newer(event.sequencer, event.occurred_at, row["sequencer"], row["occurred_at"]):
-        if same_content and event.occurred_at < row["uploaded_at"]:
-            database.execute(connection, "set_uploaded_at", **ids, uploaded_at=event.occurred_at)
-            matching.regroup(connection, event.property_id)
         return still
-    if created and not (same_content and row["status"] in {"pending", "embedded"}):
-        if not same_content:
-            database.execute(connection, "drop_verdicts", **ids)
-        database.execute(connection, "new_revision", **ids, **content, bytes=event.size)
-        _forget(connection, event.property_id, row["id"])
-        return Applied(Outcome.PENDING, dataclasses.replace(photo, revision=photo.revision + 1))
-    database.execute(
-        connection, "touch_photo", **ids, sequencer=event.sequencer, occurred_at=event.occurred_at
-    )
-    if created:
+    if not created:
+        database.execute(connection, "touch_photo", **ids, **order, uploaded_at=row["uploaded_at"])
+        remove(connection, photo, reason=None)
+        return Applied(Outcome.REMOVED, photo)
+    anonymous = event.etag == ""
+    uploaded_at = row["uploaded_at"] if anonymous else event.occurred_at
+    same_content = event.etag == row["etag"] and (not anonymous or event.occurred_at == row["occurred_at"])
+    if same_content and row["status"] in {"pending", "embedded"}:
+        database.execute(connection, "touch_photo", **ids, **order, uploaded_at=uploaded_at)
+        matching.regroup(connection, event.property_id)
         return still
-    remove(connection, photo, reason=None)
-    return Applied(Outcome.REMOVED, photo)
+    if not (same_content or anonymous):
+        database.execute(connection, "drop_verdicts", **ids)
+    renewed = {"etag": event.etag, "uploaded_at": uploaded_at, "bytes": event.size}
+    database.execute(connection, "new_revision", **ids, **order, **renewed)
+    _forget(connection, event.property_id, row["id"])
+    return Applied(Outcome.PENDING, dataclasses.replace(photo, revision=photo.revision + 1))
 
 
 def reject(connection: database.Connection, rejection: events.Rejection) -> None:
@@ -125,24 +130,41 @@ def begin_attempt(connection: database.Connection, photo: Revision, model_id: st
 def store(connection: database.Connection, photo: Revision, model_id: str, embedded: Embedded) -> bool:
     """Keep an embedding; False when the photo was removed or replaced while it was computed."""
     ids = dataclasses.asdict(photo)
-    current = database.execute(
+    seen = database.execute(connection, "seen_content", **ids).fetchone()
+    if seen is None:
+        return False
+    if seen["sha256"] not in {None, embedded.sha256}:
+        # Other bytes than those that people judged, though no ETag had said so.
+        database.execute(connection, "drop_verdicts", property_id=photo.property_id, photo_id=photo.photo_id)
+    database.execute(
         connection,
         "embedded",
         **ids,
+        # Bytes newer than the event on record: without an ETag, their own event is not taken for known.
+        etag=seen["etag"] if seen["etag"] in {"", embedded.etag} else "",
         width=embedded.width,
         height=embedded.height,
         bytes=embedded.bytes,
         sha256=embedded.sha256,
-    ).fetchone()
-    if current is None:
-        return False
+    )
     vector = pgvector.HalfVector(embedded.embedding)
     database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
     return True
 
 
+def excuse(connection: database.Connection, photo: Revision) -> None:
+    """Take the attempts back: something else was away, so they say nothing of this photo."""
+    database.execute(connection, "excuse", **dataclasses.asdict(photo))
+
+
+def postpone(connection: database.Connection, photo: Revision) -> int:
+    """Leave a photo to the sweep after its task gave up; returns how often that has happened in a row."""
+    row = database.execute(connection, "postpone", **dataclasses.asdict(photo)).fetchone()
+    return 0 if row is None else int(row["postponed"])
+
+
 def fail(connection: database.Connection, photo: Revision, reason: str, message: str) -> None:
-    """Park a photo with its reason. An object that is gone is a removal whose event is late or lost."""
+    """Park a pending photo with its reason. An object that is gone is a removal whose event is late or lost."""
     database.execute(connection, "lock_property", property_id=photo.property_id)
     if reason == "object_gone":
         remove(connection, photo, reason)

@@ -19,19 +19,14 @@ FOR NO KEY UPDATE;
 
 -- name: touch_photo
 UPDATE photo
-SET sequencer = %(sequencer)s, occurred_at = %(occurred_at)s
-WHERE property_id = %(property_id)s AND id = %(photo_id)s;
-
--- name: set_uploaded_at
-UPDATE photo
-SET uploaded_at = %(uploaded_at)s
+SET sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(uploaded_at)s
 WHERE property_id = %(property_id)s AND id = %(photo_id)s;
 
 -- name: new_revision
 UPDATE photo
-SET etag = %(etag)s, sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(occurred_at)s,
-    revision = revision + 1, status = 'pending', failure = NULL, failure_message = NULL, attempts = 0,
-    width = NULL, height = NULL, bytes = %(bytes)s, sha256 = NULL, matched_at = NULL, updated_at = now()
+SET etag = %(etag)s, sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(uploaded_at)s,
+    revision = revision + 1, status = 'pending', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0,
+    width = NULL, height = NULL, bytes = %(bytes)s, matched_at = NULL, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s;
 
 -- name: remove_photo
@@ -64,12 +59,17 @@ RETURNING bucket, key, attempts, EXISTS (
     WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
 ) AS embedded;
 
+-- name: seen_content
+SELECT etag, sha256
+FROM photo
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+FOR NO KEY UPDATE;
+
 -- name: embedded
 UPDATE photo
-SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, width = %(width)s,
+SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, etag = %(etag)s, width = %(width)s,
     height = %(height)s, bytes = %(bytes)s, sha256 = %(sha256)s, matched_at = NULL, updated_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
-RETURNING id;
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
 
 -- name: store_embedding
 INSERT INTO photo_embedding (property_id, photo_id, model_id, revision, embedding)
@@ -80,8 +80,19 @@ DO UPDATE SET revision = excluded.revision, embedding = excluded.embedding;
 -- name: failed
 UPDATE photo
 SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, updated_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
 RETURNING id;
+
+-- name: excuse
+UPDATE photo
+SET attempts = 0
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
+
+-- name: postpone
+UPDATE photo
+SET attempts = 0, postponed = postponed + 1
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
+RETURNING postponed;
 
 -- name: overdue
 -- Over all properties: the sweep looks for what was left behind anywhere, by the small partial index. The new
@@ -162,6 +173,9 @@ VALUES (%(property_id)s, %(photo_id)s, %(duplicate_of)s, %(score)s, %(decided_by
 
 -- name: active_model
 SELECT id, name, dims, duplicate_threshold, review_threshold, untrained FROM model WHERE status = 'active';
+
+-- name: lock_models
+LOCK TABLE model IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: register_model
 INSERT INTO model (id, digest, name, dims, duplicate_threshold, review_threshold, untrained, card)

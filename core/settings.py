@@ -8,6 +8,7 @@ import pathlib
 import re
 from typing import Annotated, Any, Literal
 
+import dotenv
 import pydantic
 import pydantic_settings
 
@@ -99,8 +100,8 @@ class Settings(pydantic_settings.BaseSettings):
     backbone_weights: str = pydantic.Field(
         "IMAGENET1K_V1",
         min_length=1,
-        description="File (.safetensors, .pth), IMAGENET1K_V1 or IMAGENET1K_V2 (torchvision's), "
-        "or `untrained` (tests and trials, embedded database only).",
+        description="File (.safetensors, .pth), IMAGENET1K_V1 or IMAGENET1K_V2 (torchvision's; a bundle for V2 "
+        "must be trained first), or `untrained` (tests and trials, embedded database only).",
     )
     bundle: pathlib.Path | None = pydantic.Field(
         None, description="Folder of the model bundle; default: the shipped one that fits the weights."
@@ -122,6 +123,12 @@ class Settings(pydantic_settings.BaseSettings):
         600,
         ge=1,
         description="A photo that waits longer is published again; more than the queues' usual delay.",
+    )
+    sweep_rounds: int = pydantic.Field(
+        144,
+        ge=1,
+        description="How often a photo whose retries were all used up by an outage is left to the sweep before "
+        "it is parked as failed (gave_up); the default is about a day.",
     )
     sweep_limit: int = pydantic.Field(1000, ge=1, description="Most photos that one sweep publishes again.")
 
@@ -199,7 +206,7 @@ def get() -> Settings:
         raise errors.ConfigurationError("Wrong settings:\n  " + "\n  ".join(lines)) from error
     unknown = sorted(
         name
-        for name in os.environ
+        for name in {**os.environ, **dotenv.dotenv_values(".env")}
         if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
     )
     if unknown:

@@ -117,5 +117,6 @@ def publish_match(property_id: str, photo_id: int) -> None:
 def _publish(task: str, queue: str, **arguments: object) -> None:
     try:
         app.send_task(task, kwargs=arguments, queue=queue)
-    except kombu.exceptions.OperationalError as error:
-        raise errors.TransientError(f"Broker: {error}") from error
+    except Exception as error:
+        # Each transport raises its own client's errors; whatever it was, the photo is not to blame.
+        raise errors.TransientError(f"Broker: {type(error).__name__}: {error}") from error

@@ -15,6 +15,7 @@ from core import errors
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
+_PATIENCE_SECONDS = 300.0
 _Item = tuple[Pixels, "concurrent.futures.Future[Vectors]"]
 
 
@@ -47,7 +48,12 @@ class Batcher:
         """
         future: concurrent.futures.Future[Vectors] = concurrent.futures.Future()
         self._waiting.put((pixels, future))
-        vector = future.result()
+        try:
+            vector = future.result(_PATIENCE_SECONDS)
+        except TimeoutError as error:
+            raise errors.TransientError(
+                f"No embedding within {_PATIENCE_SECONDS:.0f} s of waiting for the batch."
+            ) from error
         if not np.isfinite(vector).all():
             raise errors.PermanentError(
                 "not_finite", "The backbone gives no finite embedding for this photo."

@@ -77,13 +77,14 @@ def scan_folder(
     as_json: JsonOption = False,
 ) -> None:
     """Find the duplicates in a folder of photos, on the embedded stack."""
-    from workers import scan
+    from workers import report, scan
 
     source, _ = scan.choose_weights(fall_back=False)
     result = scan.run(folder, _home("scan", folder), source, _progress)
     if as_json:
         for flag in result.flags:
             print(json.dumps(dataclasses.asdict(flag), ensure_ascii=False))
+        report.failed(_console, result.failures)
         return
     scan.show(result, _output, title=f"Duplicates in {folder}")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import os
 from typing import Any
 
 import structlog
+import torch
 
 from core import bundle, database, embedding, errors, images, models, objects, photos, settings, weights
-from workers import batching, logs, tasks
+from workers import batching, logs, processes, tasks
 from workers.app import app, policy, publish_match
 
 log = structlog.get_logger()
@@ -38,6 +41,7 @@ class Worker:
         )
         return photos.Embedded(
             embedding=self.batcher.embed(picture.pixels),
+            etag=found.etag,
             width=picture.width,
             height=picture.height,
             bytes=len(found.data),
@@ -70,11 +74,26 @@ def prepare(config: settings.Settings) -> Worker:
         database=base,
         s3=objects.client(config),
         bundle=model_bundle,
-        batcher=batching.Batcher(embedder.embed, config.embed_batch_size, config.embed_batch_wait_seconds),
+        batcher=batching.Batcher(
+            functools.partial(_forward, embedder), config.embed_batch_size, config.embed_batch_wait_seconds
+        ),
     )
     tasks.PhotoTask.database = base
+    tasks.PhotoTask.most_postponements = config.sweep_rounds
     log.info("embed_worker_ready", device=device, model=model_bundle.id, weights=backbone.weights_name)
     return _worker
+
+
+def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> embedding.Vectors:
+    """The forward pass. What fails in it is the device's fault: the pixels were checked."""
+    try:
+        return embedder.embed(pixels)
+    except torch.OutOfMemoryError as error:
+        raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
+    except torch.AcceleratorError as error:
+        # After a device-side fault every further call fails; only a new process gets the device back.
+        log.critical("device_lost", error=str(error))
+        os._exit(processes.EXIT_AWAY)
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed", **policy())
@@ -101,6 +120,10 @@ def embed_photo(self: tasks.PhotoTask, property_id: str, photo_id: int, revision
                 photos.fail(connection, photo, error.reason, str(error))
             log.warning("photo_failed", reason=error.reason, error=str(error))
             return
+        except errors.TransientError:
+            with _worker.database.transaction() as connection:
+                photos.excuse(connection, photo)
+            raise
         with _worker.database.transaction() as connection:
             kept = photos.store(connection, photo, _worker.bundle.id, embedded)
         if kept:

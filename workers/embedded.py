@@ -6,6 +6,7 @@ around them (database, broker, store) is the embedded one.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import pathlib
@@ -18,9 +19,12 @@ from types import TracebackType
 from typing import IO, Any
 
 import boto3
+import structlog
 
-from core import errors, schema
+from core import errors, schema, settings
 from workers import embedded_host, embedded_postgres, embedded_s3, processes
+
+log = structlog.get_logger()
 
 _WORKERS: dict[str, tuple[str, ...]] = {
     "ingest": ("ingest",),
@@ -79,10 +83,11 @@ class Stack:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        self.store.stop()
-        self.postgres.stop()
-        if self._lock:
-            self._lock.close()
+        with contextlib.ExitStack() as last:
+            if self._lock:
+                last.callback(self._lock.close)
+            last.callback(self.postgres.stop)
+            last.callback(self.store.stop)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -96,6 +101,7 @@ class Stack:
             "DEDUP_EVENT_BROKER_URL": f"sqs://{access}@{store.endpoint_url.removeprefix('http://')}//",
             "DEDUP_EVENT_QUEUE": store.queue,
             "DEDUP_BUCKETS": store.bucket,
+            "DEDUP_KEY_PATTERN": settings.Settings.model_fields["key_pattern"].default,
             "DEDUP_S3_ENDPOINT_URL": store.endpoint_url,
             "DEDUP_S3_REGION": embedded_s3.REGION,
             "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
@@ -189,9 +195,16 @@ class Stack:
 
     def _watch(self) -> None:
         while not self._stopping.wait(_RESTART_PAUSE_SECONDS):
-            # Each returns at once while its server lives, and comes back on the same port.
-            self.postgres.start()
-            self.store.start()
+            try:
+                # Each returns at once while its server lives, and comes back on the same port.
+                self.postgres.start()
+                self.store.start()
+            except errors.ConfigurationError as error:
+                self._broken = str(error)
+                return
+            except errors.TransientError as error:
+                log.warning("embedded_server_away", error=str(error))
+                continue
             for name, process in list(self._processes.items()):
                 status = process.poll()
                 if status is None:

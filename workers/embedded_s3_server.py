@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import threading
+import types
 import urllib.parse
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -102,7 +103,13 @@ class Mirror:
             key.contentsize = path.stat().st_size - offset
             self._keys.add(header.key)
             created = notifications.S3NotificationEvent.OBJECT_CREATED_PUT_EVENT
-            notifications.send_event(ACCOUNT_ID, created, bucket, key)
+            _raise_event(bucket, created, key, header.last_modified)
+        for path in sorted(self._folder.glob("*.removed")):
+            # The event of a removal may have been lost with the process, and nothing else would tell of it.
+            gone = json.loads(path.read_text(encoding="utf-8"))
+            removed = notifications.S3NotificationEvent.OBJECT_REMOVED_DELETE_EVENT
+            grave = types.SimpleNamespace(name=gone["key"], etag="", size=0)
+            _raise_event(bucket, removed, grave, gone["removed_at"])
         return len(self._keys)
 
     def update(self, touched: str | None) -> None:
@@ -121,6 +128,7 @@ class Mirror:
             key = self._objects().get(name)
             if not isinstance(key, s3_models.FakeKey):  # gone, or hidden by a delete marker
                 if name in self._keys:
+                    self._bury(name)
                     self._path(name).unlink(missing_ok=True)
                     self._keys.discard(name)
                 return
@@ -150,7 +158,14 @@ class Mirror:
             # Like the store that we stand in for: what was acknowledged outlives a power cut.
             os.fsync(file.fileno())
         temporary.replace(path)
+        path.with_suffix(".removed").unlink(missing_ok=True)
         self._serve_from(key, path, len(line))
+
+    def _bury(self, name: str) -> None:
+        gone = {"key": name, "removed_at": datetime.datetime.now(datetime.UTC).isoformat()}
+        path = self._path(name).with_suffix(".tmp")
+        path.write_text(json.dumps(gone), encoding="utf-8")
+        path.replace(path.with_suffix(".removed"))
 
     def _serve_from(self, key: s3_models.FakeKey, path: pathlib.Path, offset: int) -> None:
         memory = key._value_buffer
@@ -169,6 +184,16 @@ class Mirror:
         if len(name) > NAME_CHARACTERS:
             name = hashlib.sha256(key.encode()).hexdigest()
         return self._folder / f"{name}.object"
+
+
+def _raise_event(bucket: Any, event: notifications.S3NotificationEvent, key: Any, when: str) -> None:
+    """Send moto's event of an object to the bucket's queues, with the time at which it happened."""
+    for notification in bucket.notification_configuration.queue:
+        if notification.matches(event, key.name):
+            body = notifications._get_s3_event(event, bucket, key, notification.id)
+            body["Records"][0]["eventTime"] = when
+            queue = sqs_models.sqs_backends[ACCOUNT_ID][REGION]
+            queue.send_message(notification.arn.rpartition(":")[2], json.dumps(body))
 
 
 class Application:

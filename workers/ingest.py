@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import re
 import time
 from collections.abc import Callable
@@ -19,7 +20,8 @@ from workers.app import publish_embed, transport_options
 
 log = structlog.get_logger()
 
-_WAITS_SECONDS = (0.2, 1.0, 5.0)
+_FIRST_WAIT_SECONDS = 0.2
+_LONGEST_WAIT_SECONDS = 30.0
 
 
 class Ingest(kombu.mixins.ConsumerMixin):
@@ -48,16 +50,18 @@ class Ingest(kombu.mixins.ConsumerMixin):
         log.info("ingest_ready", queue=self._queue.name)
 
     def on_message(self, message: kombu.Message) -> None:
-        """Apply one message, then acknowledge it; give it back when the database or broker is away."""
-        for wait_seconds in (*_WAITS_SECONDS, None):
+        """Apply one message, then acknowledge it; while the database or broker is away, wait with it in hand.
+
+        It is not given back: brokers count that, and drop a message that came back too often.
+        """
+        wait_seconds = _FIRST_WAIT_SECONDS
+        while True:
             try:
                 self.apply(message.body)
             except errors.TransientError as error:
-                log.warning("ingest_waits", error=str(error))
-                if wait_seconds is None:
-                    message.requeue()
-                    return
+                log.warning("ingest_waits", seconds=wait_seconds, error=str(error))
                 time.sleep(wait_seconds)
+                wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
             else:
                 message.ack()
                 return
@@ -70,21 +74,33 @@ class Ingest(kombu.mixins.ConsumerMixin):
         """
         notification = events.parse(body, self._pattern)
         for rejection in notification.rejections:
-            with self._database.transaction() as connection:
-                photos.reject(connection, rejection)
-            log.warning("event_rejected", reason=rejection.reason, error=rejection.message)
+            self._reject(rejection)
         for event in notification.events:
-            # A transaction an event: it locks the event's property, and two locks at once could deadlock.
-            with self._database.transaction() as connection:
-                applied = photos.apply_event(connection, event)
-            if applied.outcome is photos.Outcome.PENDING:
-                publish_embed(applied.photo)
-            log.info(
-                "event_applied",
-                outcome=applied.outcome.value,
-                key=event.key,
-                **dataclasses.asdict(applied.photo),
-            )
+            try:
+                self._apply_event(event)
+            except errors.TransientError:
+                raise
+            except Exception as error:  # noqa: BLE001 - one event that cannot be stored must not stop all others
+                text = json.dumps(dataclasses.asdict(event), default=str)
+                self._reject(events.Rejection("error", f"{type(error).__name__}: {error}", text))
+
+    def _apply_event(self, event: events.Event) -> None:
+        # A transaction an event: it locks the event's property, and two locks at once could deadlock.
+        with self._database.transaction() as connection:
+            applied = photos.apply_event(connection, event)
+        if applied.outcome is photos.Outcome.PENDING:
+            publish_embed(applied.photo)
+        log.info(
+            "event_applied",
+            outcome=applied.outcome.value,
+            key=event.key,
+            **dataclasses.asdict(applied.photo),
+        )
+
+    def _reject(self, rejection: events.Rejection) -> None:
+        with self._database.transaction() as connection:
+            photos.reject(connection, rejection)
+        log.warning("event_rejected", reason=rejection.reason, error=rejection.message)
 
 
 def run(config: settings.Settings) -> None:

@@ -45,6 +45,7 @@ def prepare(config: settings.Settings) -> Worker:
         )
     _worker = Worker(config=config, database=base, bundles=bundles)
     tasks.PhotoTask.database = base
+    tasks.PhotoTask.most_postponements = config.sweep_rounds
     log.info("match_worker_ready", model=model.id if model else None)
     return _worker
 

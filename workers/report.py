@@ -9,6 +9,7 @@ import pathlib
 
 import rich.console
 import rich.table
+import rich.text
 
 from core import database, images, settings
 from workers import folders
@@ -43,7 +44,9 @@ def table(flags: list[Flag]) -> rich.table.Table:
     """Flags as a table for the terminal."""
     result = rich.table.Table("property", "photo", "duplicate of", "score", title="Duplicate flags")
     for flag in flags:
-        result.add_row(flag.property, flag.photo, flag.duplicate_of, f"{flag.score:.2f}")
+        # Plain text: file names may hold what rich would read as markup.
+        names = (flag.property, flag.photo, flag.duplicate_of)
+        result.add_row(*(rich.text.Text(name) for name in names), f"{flag.score:.2f}")
     return result
 
 
@@ -71,6 +74,17 @@ def sheet(path: pathlib.Path, title: str, flags: list[Flag], uploads: list[folde
     )
 
 
+def failed(console: rich.console.Console, failures: list[database.Row]) -> None:
+    """Print every photo that failed, with its reason."""
+    for row in failures:
+        name = folders.photo_name(row["key"])
+        console.print(
+            f"failed: {row['property_id']}/{name}: {row['failure']}: {row['failure_message']}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
 def summary(
     console: rich.console.Console, flags: list[Flag], photos: int, failures: list[database.Row]
 ) -> None:
@@ -80,13 +94,7 @@ def summary(
     console.print(
         f"{photos} photos, {len(flags)} flagged as duplicates, in {groups} groups of {properties} properties."
     )
-    for row in failures:
-        name = folders.photo_name(row["key"])
-        console.print(
-            f"failed: {row['property_id']}/{name}: {row['failure']}: {row['failure_message']}",
-            markup=False,
-            soft_wrap=True,
-        )
+    failed(console, failures)
 
 
 def _figure(path: pathlib.Path, name: str, note: str, kind: str) -> str:

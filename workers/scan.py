@@ -32,7 +32,6 @@ class Result:
     failures: list[database.Row]
     uploads: list[folders.Upload]
     stack_home: pathlib.Path
-    reader_url: str
 
 
 def choose_weights(*, fall_back: bool) -> tuple[str, bool]:
@@ -48,7 +47,8 @@ def choose_weights(*, fall_back: bool) -> tuple[str, bool]:
     try:
         weights.source_digest(source)
     except weights.WeightsUnavailableError:
-        if not fall_back:
+        # A bundle of the user's own would not fit the untrained weights.
+        if not fall_back or settings.get().bundle is not None:
             raise
         source = weights.UNTRAINED
     return source, source == weights.UNTRAINED
@@ -68,7 +68,7 @@ def run(folder: pathlib.Path, home: pathlib.Path, source: str, bar: Bar) -> Resu
         with base.transaction() as connection:
             flags = report.read(matching.flags(connection))
             failures = photos.failures(connection)
-        return Result(flags, failures, uploads, home, stack.reader_url)
+        return Result(flags, failures, uploads, home)
 
 
 def draw(folder: pathlib.Path, properties: int, strength: float, bar: Bar) -> pathlib.Path:

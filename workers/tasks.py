@@ -13,10 +13,14 @@ log = structlog.get_logger()
 
 
 class PhotoTask(celery.Task):
-    """Base of the photo tasks. One that gave up parks its photo with the reason, where there is a revision."""
+    """Base of the photo tasks. One that gave up leaves its photo to the sweep, or parks it with the reason.
+
+    Only embed tasks, which name a revision, speak for their photo; a photo that was not matched is swept anyway.
+    """
 
     abstract = True
     database: database.Database
+    most_postponements: int
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called by Celery after the last attempt."""
@@ -24,11 +28,15 @@ class PhotoTask(celery.Task):
         log.error("task_gave_up", task=self.name, task_id=task_id, error=str(exc), **kwargs)
         if "revision" not in kwargs:
             return
-        reason = "gave_up" if isinstance(exc, errors.TransientError) else "error"
+        photo = photos.Revision(**kwargs)
         message = f"{type(exc).__name__}: {exc}"
         try:
             with self.database.transaction() as connection:
-                photos.fail(connection, photos.Revision(**kwargs), reason, message)
+                if not isinstance(exc, errors.TransientError):
+                    photos.fail(connection, photo, "error", message)
+                # An outage is not the photo's fault: the sweep tries again, for as long as outages last.
+                elif photos.postpone(connection, photo) > self.most_postponements:
+                    photos.fail(connection, photo, "gave_up", message)
         except errors.TransientError as error:
             # The photo stays pending: the database that cannot be told now is the one that remembers it.
             log.error("failure_not_recorded", task_id=task_id, error=str(error), **kwargs)

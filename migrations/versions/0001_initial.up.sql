@@ -44,6 +44,7 @@ CREATE TABLE photo (
     failure text,
     failure_message text,
     attempts integer NOT NULL DEFAULT 0,
+    postponed integer NOT NULL DEFAULT 0,
     width integer,
     height integer,
     bytes bigint,
@@ -59,7 +60,9 @@ CREATE INDEX photo_unfinished ON photo (updated_at)
     WHERE status = 'pending' OR (status = 'embedded' AND matched_at IS NULL);
 COMMENT ON COLUMN photo.revision IS 'Counts the contents seen under this key.';
 COMMENT ON COLUMN photo.occurred_at IS 'Time of the newest event applied; orders events where the store gives no sequencer.';
-COMMENT ON COLUMN photo.uploaded_at IS 'Time of the earliest event of the current content; the earliest photo of a group is canonical.';
+COMMENT ON COLUMN photo.uploaded_at IS 'When the current content was last uploaded; the earliest photo of a group is canonical.';
+COMMENT ON COLUMN photo.attempts IS 'Attempts in a row whose end nobody saw: their process was lost.';
+COMMENT ON COLUMN photo.postponed IS 'How often in a row all retries were used up, for a fault outside the photo.';
 
 CREATE TABLE photo_embedding (
     property_id text NOT NULL,
@@ -195,5 +198,12 @@ REVOKE ALL ON model, photo, photo_embedding, pair, verdict, duplicate_flag, flag
 GRANT SELECT, INSERT, UPDATE, DELETE ON model, photo, photo_embedding, pair, verdict, duplicate_flag,
     rejected_event TO dedup_worker;
 GRANT SELECT, INSERT ON flag_change TO dedup_worker;
+-- Postgres gives these to everybody: the reader is to read three views and nothing else.
+DO $$
+BEGIN
+    EXECUTE 'REVOKE TEMPORARY ON DATABASE ' || quote_ident(current_database()) || ' FROM PUBLIC';
+END
+$$;
+REVOKE CREATE ON SCHEMA public FROM PUBLIC;
 GRANT SELECT ON alembic_version TO dedup_worker;
 GRANT SELECT ON listing_duplicates, listing_duplicate_groups, listing_flag_feed TO dedup_worker, dedup_reader;

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import concurrent.futures
 import datetime
 import itertools
+import time
 from typing import Any
 
 import numpy as np
@@ -79,9 +81,16 @@ def vector(*values: float) -> np.ndarray[Any, np.dtype[np.float32]]:
     return full / np.float32(np.linalg.norm(full))
 
 
-def embed(base: database.Database, photo: photos.Revision, embedding: np.ndarray[Any, Any]) -> bool:
+def embed(
+    base: database.Database,
+    photo: photos.Revision,
+    embedding: np.ndarray[Any, Any],
+    *,
+    etag: str = "e1",
+    sha256: str = "s",
+) -> bool:
     with base.transaction() as connection:
-        found = photos.Embedded(embedding, width=4, height=3, bytes=100, sha256="s")
+        found = photos.Embedded(embedding, etag=etag, width=4, height=3, bytes=100, sha256=sha256)
         return photos.store(connection, photo, Bundle.id, found)
 
 
@@ -244,6 +253,112 @@ def test_shuffled_and_repeated_events_end_the_same(base: database.Database, seed
     found = row(base, applied.photo)
     assert (found["status"], found["etag"], found["sequencer"]) == ("pending", "z", "031")
     assert found["uploaded_at"] == history[-1].occurred_at
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_picture_that_comes_back_ends_the_same(base: database.Database, seed: int) -> None:
+    property_id = next(_properties)
+    times = {0: "x", 10: "y", 20: "x"}
+    history = [event(property_id, "a", at=at, etag=etag) for at, etag in times.items()]
+    for index in np.random.default_rng(seed).permutation(len(history) * 2):
+        applied = apply(base, history[index % len(history)])
+    found = row(base, applied.photo)
+    assert (found["etag"], found["uploaded_at"]) == ("x", history[-1].occurred_at)
+
+
+def verdict(base: database.Database, one: photos.Revision, other: photos.Revision, duplicate: bool) -> None:
+    rows(
+        base,
+        "INSERT INTO verdict (property_id, photo_a, photo_b, duplicate, decided_by)"
+        " VALUES (%s, %s, %s, %s, 'ann') RETURNING 1",
+        one.property_id,
+        *groups.pair(one.photo_id, other.photo_id),
+        duplicate,
+    )
+
+
+def test_looking_again_at_the_same_bytes_keeps_what_people_said(
+    base: database.Database, property_id: str
+) -> None:
+    first, second = add(base, property_id, "a", 1, at=1), add(base, property_id, "b", 0, 1, at=2)
+    verdict(base, first, second, True)
+    again = apply(base, event(property_id, "a", at=9, etag=""))
+    assert again.outcome is photos.Outcome.PENDING
+    assert apply(base, event(property_id, "a", at=9, etag="")).photo == again.photo, "the same event twice"
+    assert embed(base, again.photo, vector(1))
+    match(base, again.photo)
+    assert flags(base, property_id) == {"b": "a"}
+
+
+def test_looking_again_at_other_bytes_drops_what_people_said(
+    base: database.Database, property_id: str
+) -> None:
+    first, second = add(base, property_id, "a", 1, at=1), add(base, property_id, "b", 0, 1, at=2)
+    verdict(base, first, second, True)
+    again = apply(base, event(property_id, "a", at=9, etag=""))
+    assert embed(base, again.photo, vector(1), sha256="other")
+    match(base, again.photo)
+    assert flags(base, property_id) == {}
+    assert rows(base, "SELECT 1 FROM verdict WHERE property_id = %s", property_id) == []
+
+
+def test_bytes_newer_than_their_event_are_not_taken_for_known(
+    base: database.Database, property_id: str
+) -> None:
+    photo = apply(base, event(property_id, "a", at=0, etag="x")).photo
+    assert embed(base, photo, vector(1), etag="y")
+    back = apply(base, event(property_id, "a", at=20, etag="x"))
+    assert back.outcome is photos.Outcome.PENDING
+    assert back.photo.revision == 2
+
+
+def test_a_stored_photo_is_not_failed_by_a_late_copy_of_its_task(
+    base: database.Database, property_id: str
+) -> None:
+    photo = add(base, property_id, "a", 1)
+    with base.transaction() as connection:
+        photos.fail(connection, photo, "gave_up", "")
+    assert row(base, photo)["status"] == "embedded"
+
+
+def test_an_outage_is_not_the_photos_fault(base: database.Database, property_id: str) -> None:
+    photo = apply(base, event(property_id, "a")).photo
+    with base.transaction() as connection:
+        photos.begin_attempt(connection, photo, Bundle.id)
+        photos.excuse(connection, photo)
+    assert row(base, photo)["attempts"] == 0
+    for number in (1, 2):
+        with base.transaction() as connection:
+            assert photos.postpone(connection, photo) == number
+    assert row(base, photo)["status"] == "pending"
+    assert embed(base, photo, vector(1))
+    assert row(base, photo)["postponed"] == 0
+
+
+@pytest.mark.parametrize("change", ["match", "remove", "overwrite"])
+def test_a_property_is_worked_on_by_one_at_a_time(
+    base: database.Database, server: Server, property_id: str, change: str
+) -> None:
+    photo = add(base, property_id, "a", 1)
+    other = apply(base, event(property_id, "b", at=5)).photo
+    assert embed(base, other, vector(1))
+    work = {
+        "match": lambda: match(base, photo),
+        "remove": lambda: apply(base, event(property_id, "a", at=9, kind=events.Kind.REMOVED)),
+        "overwrite": lambda: apply(base, event(property_id, "a", at=9, etag="e2")),
+    }[change]
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with base.transaction() as connection:
+            matching.match(connection, property_id, other.photo_id, BUNDLES, 50)
+            second = pool.submit(work)
+            with psycopg.connect(server.url("test_photos"), autocommit=True) as watcher:
+                deadline = time.monotonic() + 30
+                while watcher.execute(waiting).fetchone() is None:
+                    assert not second.done(), "it did not wait for the property's lock"
+                    assert time.monotonic() < deadline
+        second.result(30)
+    assert flags(base, property_id) == ({"b": "a"} if change == "match" else {})
 
 
 def test_a_failed_photo_keeps_its_reason_and_a_new_upload_starts_over(

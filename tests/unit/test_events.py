@@ -129,6 +129,25 @@ def test_event_bridge_does_not_encode_keys() -> None:
 
 
 @pytest.mark.parametrize(
+    ("deletion", "version", "kind"),
+    [
+        ("Permanently Deleted", None, events.Kind.REMOVED),
+        ("Permanently Deleted", "v1", events.Kind.CREATED),
+        ("Delete Marker Created", "v2", events.Kind.REMOVED),
+    ],
+)
+def test_event_bridge_deletions(deletion: str, version: str | None, kind: events.Kind) -> None:
+    s3_object = {"key": "properties/42/photos/a.jpg", "sequencer": "00ff", "version-id": version}
+    message = {
+        "source": "aws.s3",
+        "detail-type": "Object Deleted",
+        "time": "2026-05-01T10:00:00Z",
+        "detail": {"bucket": {"name": "photos"}, "object": s3_object, "deletion-type": deletion},
+    }
+    assert only(parse(message)).kind is kind
+
+
+@pytest.mark.parametrize(
     ("message", "reason"),
     [
         ({"Records": [record("elsewhere/a.jpg")]}, "no_property"),
@@ -138,6 +157,11 @@ def test_event_bridge_does_not_encode_keys() -> None:
         ({"Records": [record(name="ObjectTagging:Put")]}, "other_event"),
         ({"Records": [record(sequencer="xyz")]}, "not_understood"),
         ({"Records": [record(size=-1)]}, "not_understood"),
+        ({"Records": [record(size=float("inf"))]}, "not_understood"),
+        ({"Records": [record(eTag="a\x00b")]}, "not_understood"),
+        ({"Records": [{**record(), "eventTime": "0001-01-01T00:00:00+14:00"}]}, "not_understood"),
+        ({"Records": [{**record(), "eventTime": "yesterday"}]}, "not_understood"),
+        ({"Records": [record("properties/1/photos/" + "k" * 1024)]}, "bad_key"),
         ({"hello": "world"}, "not_understood"),
         ([], "not_understood"),
     ],
@@ -154,6 +178,28 @@ def test_unknown_bucket_is_rejected() -> None:
     (rejection,) = parse({"Records": [other]}).rejections
     assert rejection.reason == "unknown_bucket"
     assert "DEDUP_BUCKETS" in rejection.message
+
+
+def test_half_a_character_in_a_key_is_rejected() -> None:
+    text = json.dumps({"Records": [record()]}).replace("a.jpg", "\\ud800.jpg")
+    assert [rejection.reason for rejection in events.parse(text, PATTERN).rejections] == ["bad_key"]
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "size": st.integers() | st.floats() | st.text(),
+            "eTag": st.text(),
+            "sequencer": st.text(),
+            "key": st.text(),
+        },
+    ),
+    st.text() | st.datetimes().map(str),
+)
+def test_any_fields_end_in_an_event_or_a_rejection(fields: dict[str, Any], moment: str) -> None:
+    found = parse({"Records": [{**record(**fields), "eventTime": moment}]})
+    assert len(found.events) + len(found.rejections) == 1
 
 
 def test_text_that_is_not_json_is_rejected_whole() -> None:

@@ -47,6 +47,12 @@ def test_an_unknown_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         settings.get()
 
 
+def test_an_unknown_variable_in_dot_env_is_refused(tmp_path: pathlib.Path) -> None:
+    (tmp_path / ".env").write_text("DEDUP_MATCH_NEIGHBORS=5\n")
+    with pytest.raises(errors.ConfigurationError, match="DEDUP_MATCH_NEIGHBORS"):
+        settings.get()
+
+
 def test_buckets_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DEDUP_BUCKETS", "photos, archive")
     assert settings.get().buckets == ("photos", "archive")
