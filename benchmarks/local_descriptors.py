@@ -4,7 +4,8 @@
 that is what a room from another angle and a redrawn plan have in common. Here each photo keeps 49 descriptors of a
 level, projected by PCA (fitted on train pictures) and whitened; a pair is described by how well its cells find each
 other. Plans are turned by quarters in a rescan: with ``--turned plans`` their descriptors are averaged over the four
-turns, each turned back into place. Leave-houses-out over train and val (5 folds by property), so every figure is on unseen houses; test is not read.
+turns, each turned back into place. Leave-houses-out
+over train and val (5 folds by property), so every figure is on unseen houses; test is not read.
 """
 
 from __future__ import annotations
@@ -101,15 +102,15 @@ def cell_columns(
             (GRID - 1 - row, GRID - 1 - column),
             (GRID - 1 - column, row),
         ):
-            place = (row[target] - turned_row + 12) * 25 + column[target] - turned_column + 12
+            box = (row[target] - turned_row + 12) * 25 + column[target] - turned_column + 12
             ballot = np.zeros((len(there), 625), dtype=np.float32)
-            np.add.at(ballot, (np.arange(len(there))[:, None], place), weight)
+            np.add.at(ballot, (np.arange(len(there))[:, None], box), weight)
             blurred = torch.nn.functional.avg_pool2d(torch.from_numpy(ballot).view(-1, 1, 25, 25), 3, 1, 1)
             votes.append(blurred.flatten(1).max(dim=1).values.numpy() * 9 / CELLS)
             cell = turned_row * GRID + turned_column
             in_place.append(likeness[:, np.arange(CELLS), cell].mean(axis=1))
             near.append(around[:, np.arange(CELLS), cell].mean(axis=1))
-        votes, in_place, near = (np.sort(side, axis=0)[::-1] for side in (votes, in_place, near))
+        vote, place, beside = (np.sort(side, axis=0)[::-1] for side in (votes, in_place, near))
         best = [np.sort(side, axis=1)[:, ::-1] for side in (there, back)]
         for key, value in {
             "mean": (there.mean(axis=1) + back.mean(axis=1)) / 2,
@@ -117,12 +118,12 @@ def cell_columns(
             "best_fifth": sum(side[:, : CELLS // 5].mean(axis=1) for side in best) / 2,
             "lesser_side": np.minimum(there.mean(axis=1), back.mean(axis=1)),
             "mutual": weight.sum(axis=1) / CELLS,
-            "displaced": votes[0],
-            "displaced_lead": votes[0] - votes[1],
-            "in_place": in_place[0],
-            "in_place_lead": in_place[0] - in_place[1],
-            "near_place": near[0],
-            "near_place_lead": near[0] - near[1],
+            "displaced": vote[0],
+            "displaced_lead": vote[0] - vote[1],
+            "in_place": place[0],
+            "in_place_lead": place[0] - place[1],
+            "near_place": beside[0],
+            "near_place_lead": beside[0] - beside[1],
         }.items():
             found.setdefault(f"{name}_{key}", []).append(np.asarray(value, dtype=np.float32))
     return {key: np.concatenate(values) for key, values in found.items()}

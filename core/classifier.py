@@ -129,7 +129,7 @@ class PairClassifier:
         """(D, L(K+1)): per level a column of ones (its plain cosine) and its K learned columns."""
         count = len(weight) + 1
         result = np.zeros((self.dims, len(self.levels) * count), dtype=np.float32)
-        for place, part in enumerate(level_slices(self.levels)):
+        for place, part in enumerate(fusing.slices(self.levels).values()):
             columns = result[part, place * count : (place + 1) * count]
             columns[:, 0] = 1.0
             columns[:, 1:] = weight[:, part].T
@@ -169,12 +169,6 @@ class PairClassifier:
                 raise errors.ConfigurationError(
                     f"Pair classifier tensor {key}: expected finite values, found others."
                 )
-
-
-def level_slices(levels: tuple[str, ...]) -> list[slice]:
-    """Where each level stands in the fused embedding, in order."""
-    ends = np.cumsum([fusing.LEVELS[level] for level in levels]).tolist()
-    return [slice(end - fusing.LEVELS[level], end) for level, end in zip(levels, ends, strict=True)]
 
 
 def _part(rows: fusing.Vectors, start: int, stop: int) -> fusing.Vectors:

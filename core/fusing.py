@@ -48,8 +48,7 @@ class Fusion:
     @property
     def slices(self) -> dict[str, slice]:
         """Where each level stands in the fused embedding."""
-        ends = np.cumsum([LEVELS[level] for level in self.levels]).tolist()
-        return {level: slice(end - LEVELS[level], end) for level, end in zip(self.levels, ends, strict=True)}
+        return slices(self.levels)
 
     def fuse(self, pooled: Vectors) -> Vectors:
         """Standardise each channel, L2-normalise each level, concatenate, scale to norm 1.
@@ -67,3 +66,9 @@ class Fusion:
             fused[:, part] = standard[:, part] / np.maximum(norm, 1e-12)
         fused /= np.float32(np.sqrt(len(self.levels)))
         return fused
+
+
+def slices(levels: tuple[str, ...]) -> dict[str, slice]:
+    """Where each of these levels stands when they are laid side by side."""
+    ends = np.cumsum([LEVELS[level] for level in levels]).tolist()
+    return {level: slice(end - LEVELS[level], end) for level, end in zip(levels, ends, strict=True)}
