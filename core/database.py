@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,17 @@ _TRANSIENT = (
     psycopg.errors.DeadlockDetected,
     psycopg_pool.PoolTimeout,
 )
+
+
+_UNFIT = (
+    psycopg.errors.UndefinedTable,
+    psycopg.errors.UndefinedColumn,
+    psycopg.errors.InsufficientPrivilege,
+)
+_UNFIT_REMEDY = "Run `dedup migrate`, and log in as a member of dedup_worker (see DEDUP_DATABASE_URL)."
+
+# The pool tells its own log of each attempt; whoever waits for it gets the cause as an error.
+logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 @functools.cache
@@ -72,6 +84,7 @@ class Database:
 
         Raises:
             TransientError: the database is away, or asks to try again.
+            ConfigurationError: it lacks a table, or the login the right to it.
         """
         try:
             self._pool.open()
@@ -85,6 +98,8 @@ class Database:
             ) from error
         except _TRANSIENT as error:
             raise errors.TransientError(f"Database: {type(error).__name__}: {error}") from error
+        except _UNFIT as error:
+            raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
 def execute(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
@@ -104,8 +119,8 @@ def ask(url: str, statement: bytes) -> Row | None:
             return connection.execute(statement).fetchone()
     except _TRANSIENT as error:
         raise errors.TransientError(f"Database: {error}; see DEDUP_DATABASE_URL.") from error
-    except psycopg.errors.SyntaxErrorOrAccessRuleViolation as error:
-        raise errors.ConfigurationError(f"Database: {error}; run `dedup migrate`.") from error
+    except _UNFIT as error:
+        raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
 def _configure(connection: Connection) -> None:

@@ -210,14 +210,14 @@ def overdue(
     return embed, match
 
 
-def census(connection: database.Connection) -> tuple[set[tuple[str, str]], set[tuple[str, str]]]:
-    """Every (property, key) on record that is not removed, and those of them that are decided for good.
+def census(connection: database.Connection) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
+    """Every (property, key, ETag) on record that is not removed, and those of them that are decided for good.
 
     Reads all properties: for the embedded stack.
     """
     rows = database.execute(connection, "census").fetchall()
-    live = {(row["property_id"], row["key"]) for row in rows}
-    return live, {(row["property_id"], row["key"]) for row in rows if row["settled"]}
+    live = {(row["property_id"], row["key"], row["etag"]) for row in rows}
+    return live, {(row["property_id"], row["key"], row["etag"]) for row in rows if row["settled"]}
 
 
 def failures(connection: database.Connection) -> list[database.Row]:

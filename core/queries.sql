@@ -192,24 +192,20 @@ WHERE id = %(id)s AND NOT EXISTS (SELECT FROM model WHERE status = 'active');
 SELECT coalesce(current_setting('dedup.embedded', true), '') = 'on' AS embedded;
 
 -- name: property_flags
-SELECT flag.property_id, photo.key AS photo, canonical.key AS duplicate_of, flag.score, flag.decided_by, flag.since
-FROM duplicate_flag AS flag
-JOIN photo ON photo.property_id = flag.property_id AND photo.id = flag.photo_id
-JOIN photo AS canonical ON canonical.property_id = flag.property_id AND canonical.id = flag.duplicate_of
-WHERE flag.property_id = %(property_id)s
-ORDER BY canonical.key, photo.key;
+SELECT property_id, key AS photo, duplicate_of_key AS duplicate_of, score, decided_by, since
+FROM listing_duplicates
+WHERE property_id = %(property_id)s
+ORDER BY duplicate_of, photo;
 
 -- name: all_flags
 -- Over all properties: for the summary of a demo or a scan, on the embedded stack.
-SELECT flag.property_id, photo.key AS photo, canonical.key AS duplicate_of, flag.score, flag.decided_by, flag.since
-FROM duplicate_flag AS flag
-JOIN photo ON photo.property_id = flag.property_id AND photo.id = flag.photo_id
-JOIN photo AS canonical ON canonical.property_id = flag.property_id AND canonical.id = flag.duplicate_of
-ORDER BY flag.property_id, canonical.key, photo.key;
+SELECT property_id, key AS photo, duplicate_of_key AS duplicate_of, score, decided_by, since
+FROM listing_duplicates
+ORDER BY property_id, duplicate_of, photo;
 
 -- name: census
 -- Over all properties: what a demo or a scan waits for, on the embedded stack.
-SELECT property_id, key, status = 'failed' OR (status = 'embedded' AND matched_at IS NOT NULL) AS settled
+SELECT property_id, key, etag, status = 'failed' OR (status = 'embedded' AND matched_at IS NOT NULL) AS settled
 FROM photo
 WHERE status <> 'removed';
 

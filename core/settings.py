@@ -149,6 +149,11 @@ class Settings(pydantic_settings.BaseSettings):
             else value
         )
 
+    @pydantic.field_validator("data_dir", "bundle")
+    @classmethod
+    def _home(cls, value: pathlib.Path | None) -> pathlib.Path | None:
+        return value and value.expanduser()
+
     @pydantic.field_validator("key_pattern")
     @classmethod
     def _named_groups(cls, value: str) -> str:

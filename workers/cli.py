@@ -7,7 +7,6 @@ later; 78 a setting, file or service is not as it must be.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import pathlib
@@ -55,19 +54,19 @@ def demo(
     """The whole way of a photo on the embedded stack: upload, event, embedding, match, flags."""
     from workers import scan
 
-    source, untrained = scan.choose_weights(fall_back=True)
-    if untrained:
+    model = scan.choose_model(fall_back=True)
+    if model.untrained:
         _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
-    root = settings.get().data_dir / "demo"
+    drawn = settings.get().data_dir / "demo" / "photos"
     # Untrained weights see pixels and not rooms: what they are shown differs less.
-    folder = photos or scan.draw(root / "photos", properties, 0.3 if untrained else 1.0, _progress)
-    home = _home("scan", photos) if photos else root
-    result = scan.run(folder, home, source, _progress)
+    folder = photos or scan.draw(drawn, properties, 0.3 if model.untrained else 1.0, _progress)
+    _console.print("Starting the embedded stack: Postgres, S3, queue, workers …")
+    result = scan.run(folder, "demo", model, _progress)
     scan.show(result, _output, title=f"Duplicates in {folder}")
     scan.show_sql(_output)
     if not photos:
         scan.show_truth(result, folder, _output)
-    if untrained:
+    if model.untrained:
         _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
 
 
@@ -79,8 +78,7 @@ def scan_folder(
     """Find the duplicates in a folder of photos, on the embedded stack."""
     from workers import report, scan
 
-    source, _ = scan.choose_weights(fall_back=False)
-    result = scan.run(folder, _home("scan", folder), source, _progress)
+    result = scan.run(folder, "scan", scan.choose_model(fall_back=False), _progress)
     if as_json:
         for flag in result.flags:
             print(json.dumps(dataclasses.asdict(flag), ensure_ascii=False))
@@ -94,10 +92,12 @@ def up() -> None:
     """Run the embedded stack until Ctrl-C."""
     from workers import embedded, scan
 
-    source, untrained = scan.choose_weights(fall_back=False)
-    with embedded.Stack(_home("up"), {"DEDUP_BACKBONE_WEIGHTS": source}) as stack:
+    model = scan.choose_model(fall_back=False)
+    place = settings.get().data_dir / "up"
+    with embedded.Stack(place, {"DEDUP_BACKBONE_WEIGHTS": model.weights}) as stack:
+        stack.write_environment(place / "environment")
         _output.print(_addresses(stack), soft_wrap=True, markup=False)
-        if untrained:
+        if model.untrained:
             _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
         stack.run_until_interrupted()
 
@@ -232,6 +232,7 @@ def _addresses(stack: embedded.Stack) -> str:
             "",
             f"Upload:  {' '.join(upload)}",
             f"Look:    psql '{stack.reader_url}' -c 'TABLE listing_duplicates'",
+            f"dedup:   (. {stack.data_dir / 'environment'}; dedup doctor; dedup flags 42)",
             "",
             "Ctrl-C stops it; the data stays.",
         ]
@@ -252,14 +253,6 @@ def _celery(queues: str, concurrency: int) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(end.code if isinstance(end.code, int) else 1)
-
-
-def _home(kind: str, folder: pathlib.Path | None = None) -> pathlib.Path:
-    """A data folder of its own for each scanned folder: their properties must not meet."""
-    root = settings.get().data_dir / kind
-    if folder is None:
-        return root
-    return root / f"{folder.resolve().name}-{hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]}"
 
 
 def _progress(label: str) -> rich.progress.Progress:

@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import shlex
 import signal
 import subprocess
 import sys
@@ -46,7 +47,8 @@ class Stack:
     def __init__(self, data_dir: pathlib.Path, environment: Mapping[str, str] | None = None) -> None:
         self.data_dir = data_dir
         self.postgres = embedded_postgres.EmbeddedPostgres(data_dir)
-        self.store = embedded_s3.EmbeddedS3(data_dir)
+        # No prefix: an upload to a wrong key is to be seen in rejected_event.
+        self.store = embedded_s3.EmbeddedS3(data_dir, prefix="")
         self._extra = dict(environment or {})
         self._lock: IO[str] | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -121,6 +123,12 @@ class Stack:
         """Where a worker's logs go."""
         return self.data_dir / "logs" / f"{worker}.log"
 
+    def write_environment(self, path: pathlib.Path) -> None:
+        """Write the settings as a file for a shell to read, for its owner's eyes only."""
+        path.touch(mode=0o600)
+        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items()]
+        path.write_text("".join(lines), encoding="utf-8")
+
     def s3(self) -> Any:
         """A client for the embedded store."""
         return boto3.client(
@@ -166,7 +174,12 @@ class Stack:
         return process
 
     def _take_folder(self) -> None:
-        embedded_host.make_folder(self.data_dir)
+        try:
+            embedded_host.make_folder(self.data_dir)
+        except OSError as error:
+            raise errors.ConfigurationError(
+                f"DEDUP_DATA_DIR: {self.data_dir} cannot be made ({error.strerror}); name another folder."
+            ) from error
         self._lock = (self.data_dir / "stack.lock").open("a+")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

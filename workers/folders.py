@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import pathlib
@@ -19,6 +20,8 @@ _QUIET_SECONDS = 180.0
 """With nothing happening for so long, something is broken; a worker's first start needs a part of it."""
 
 Report = Callable[[int, int], None]
+Content = tuple[str, str, str]
+"""Property, key and ETag of an uploaded file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +56,20 @@ def find(folder: pathlib.Path) -> list[Upload]:
         raise errors.ConfigurationError(
             f"No pictures in {folder} ({', '.join(sorted(SUFFIXES))}); a sub-folder is a property."
         )
+    keys = collections.Counter(item.key for item in found)
+    twice = [key for key, count in keys.items() if count > 1]
+    if twice:
+        raise errors.ConfigurationError(
+            f"{folder} holds pictures beside a sub-folder of its own name, and both give {twice[0]}; rename one."
+        )
     return found
 
 
-def upload(s3: Any, bucket: str, uploads: list[Upload], report: Report) -> None:
-    """Make the bucket hold exactly these files. What is there already, unchanged, is not sent again."""
+def upload(s3: Any, bucket: str, uploads: list[Upload], report: Report) -> set[Content]:
+    """Make the bucket hold exactly these files, and return what it then holds.
+
+    What is there already, unchanged, is not sent again.
+    """
     there = {
         item["Key"]: item["ETag"].strip('"')
         for page in s3.get_paginator("list_objects_v2").paginate(Bucket=bucket)
@@ -65,20 +77,23 @@ def upload(s3: Any, bucket: str, uploads: list[Upload], report: Report) -> None:
     }
     for key in there.keys() - {item.key for item in uploads}:
         s3.delete_object(Bucket=bucket, Key=key)
+    contents: set[Content] = set()
     for number, item in enumerate(uploads, 1):
         data = item.path.read_bytes()
-        if there.get(item.key) != hashlib.md5(data, usedforsecurity=False).hexdigest():
+        etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if there.get(item.key) != etag:
             s3.put_object(Bucket=bucket, Key=item.key, Body=data)
+        contents.add((item.property_id, item.key, etag))
         report(number, len(uploads))
+    return contents
 
 
-def wait(stack: embedded.Stack, base: database.Database, uploads: list[Upload], report: Report) -> None:
-    """Wait until every file is decided: embedded and matched, or failed with its reason.
+def wait(stack: embedded.Stack, base: database.Database, expected: set[Content], report: Report) -> None:
+    """Wait until just these contents are on record and decided: embedded and matched, or failed with a reason.
 
     Raises:
         TransientError: nothing happened for minutes.
     """
-    expected = {(item.property_id, item.key) for item in uploads}
     done_before, changed = -1, time.monotonic()
     while True:
         stack.check()

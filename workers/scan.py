@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import pathlib
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 
-from core import database, matching, photos, settings, weights
+from core import bundle, database, matching, photos, settings, weights
 from workers import embedded, folders, report
 
 Bar = Callable[[str], rich.progress.Progress]
@@ -34,41 +35,61 @@ class Result:
     stack_home: pathlib.Path
 
 
-def choose_weights(*, fall_back: bool) -> tuple[str, bool]:
-    """The backbone weights to use, and whether they are the untrained ones.
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """What a scan decides with: the backbone weights and the bundle that fits them."""
+
+    weights: str
+    bundle_id: str
+    untrained: bool
+
+
+def choose_model(*, fall_back: bool) -> Model:
+    """The model of the settings.
 
     Args:
-        fall_back: go on untrained where none can be had.
+        fall_back: go on with the untrained weights where no others can be had.
 
     Raises:
         WeightsUnavailableError: there are none, and `fall_back` is off.
+        ConfigurationError: no bundle fits them.
     """
-    source = settings.get().backbone_weights
+    config = settings.get()
+    source = config.backbone_weights
     try:
-        weights.source_digest(source)
+        sha256 = weights.source_digest(source)
     except weights.WeightsUnavailableError:
         # A bundle of the user's own would not fit the untrained weights.
-        if not fall_back or settings.get().bundle is not None:
+        if not fall_back or config.bundle is not None:
             raise
-        source = weights.UNTRAINED
-    return source, source == weights.UNTRAINED
+        source, sha256 = weights.UNTRAINED, weights.UNTRAINED_SHA256
+    chosen = bundle.load(config.bundle) if config.bundle else bundle.for_backbone(sha256)
+    return Model(source, chosen.id, source == weights.UNTRAINED)
 
 
-def run(folder: pathlib.Path, home: pathlib.Path, source: str, bar: Bar) -> Result:
-    """Bring the stack over `home` in line with `folder`, wait for every photo, read the flags."""
+def home(kind: str, folder: pathlib.Path, model: Model) -> pathlib.Path:
+    """A data folder of its own for each scanned folder and model: neither may meet another's."""
+    path = str(folder.resolve())
+    name = f"{folder.resolve().name}-{hashlib.sha256(path.encode()).hexdigest()[:8]}-{model.bundle_id[:8]}"
+    return settings.get().data_dir / kind / name
+
+
+def run(folder: pathlib.Path, kind: str, model: Model, bar: Bar) -> Result:
+    """Bring a stack in line with `folder`, wait for every photo, read the flags."""
     uploads = folders.find(folder)
+    place = home(kind, folder, model)
     with (
-        embedded.Stack(home, {"DEDUP_BACKBONE_WEIGHTS": str(source)}) as stack,
+        embedded.Stack(place, {"DEDUP_BACKBONE_WEIGHTS": model.weights}) as stack,
         contextlib.closing(database.Database(stack.environment["DEDUP_DATABASE_URL"])) as base,
     ):
         with _report(bar("uploading")) as update:
-            folders.upload(stack.s3(), stack.store.bucket, uploads, update)
+            contents = folders.upload(stack.s3(), stack.store.bucket, uploads, update)
         with _report(bar("embedding and matching")) as update:
-            folders.wait(stack, base, uploads, update)
+            folders.wait(stack, base, contents, update)
         with base.transaction() as connection:
             flags = report.read(matching.flags(connection))
             failures = photos.failures(connection)
-        return Result(flags, failures, uploads, home)
+        return Result(flags, failures, uploads, place)
 
 
 def draw(folder: pathlib.Path, properties: int, strength: float, bar: Bar) -> pathlib.Path:

@@ -32,9 +32,10 @@ class PhotoTask(celery.Task):
         message = f"{type(exc).__name__}: {exc}"
         try:
             with self.database.transaction() as connection:
-                if not isinstance(exc, errors.TransientError):
+                if not isinstance(exc, errors.TransientError | errors.ConfigurationError):
                     photos.fail(connection, photo, "error", message)
-                # An outage is not the photo's fault: the sweep tries again, for as long as outages last.
+                # An outage, or a database that lacks a migration, is not the photo's fault: the sweep tries
+                # again, for as long as outages last.
                 elif photos.postpone(connection, photo) > self.most_postponements:
                     photos.fail(connection, photo, "gave_up", message)
         except errors.TransientError as error:

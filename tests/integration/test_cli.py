@@ -58,6 +58,23 @@ def test_flags_of_a_property(database_url: str) -> None:
     assert (flag["photo"], flag["decided_by"]) == ("properties/42/photos/b.jpg", "model")
 
 
+def test_flags_by_the_readers_login(database_url: str, server: Server) -> None:
+    shown = dedup("flags", "42", "--json", DEDUP_DATABASE_URL=server.url("test_cli", "dedup_reader"))
+    assert shown.returncode == 0, shown.stderr
+    assert json.loads(shown.stdout)["score"] == pytest.approx(0.97)
+
+
+def test_a_login_without_rights_is_told_so(database_url: str, server: Server) -> None:
+    reader = server.url("test_cli", "dedup_reader")
+    shown = dedup("sweep", DEDUP_DATABASE_URL=reader)
+    assert shown.returncode == 78
+    assert "dedup_worker" in shown.stderr
+    assert "Traceback" not in shown.stderr
+    checks = dedup("doctor", "--json", DEDUP_DATABASE_URL=reader, DEDUP_BACKBONE_WEIGHTS="untrained")
+    assert "Traceback" not in checks.stderr
+    assert len(checks.stdout.splitlines()) == 10
+
+
 def test_a_property_without_flags_is_exit_code_1(database_url: str) -> None:
     shown = dedup("flags", "43", DEDUP_DATABASE_URL=database_url)
     assert (shown.returncode, shown.stdout) == (1, "")

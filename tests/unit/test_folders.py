@@ -35,6 +35,15 @@ def test_a_sub_folder_is_a_property(photos: pathlib.Path) -> None:
     }
 
 
+def test_two_files_of_one_key_are_refused(tmp_path: pathlib.Path) -> None:
+    for name in ("photos/a.jpg", "photos/photos/a.jpg"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    with pytest.raises(errors.ConfigurationError, match="rename one"):
+        folders.find(tmp_path / "photos")
+
+
 def test_names_come_back_out_of_keys(photos: pathlib.Path) -> None:
     for item in folders.find(photos):
         assert folders.photo_name(item.key) == item.name
