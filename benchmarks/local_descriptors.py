@@ -197,7 +197,7 @@ def main() -> None:
         kinds["levels + " + " + ".join(cells)] = everything
         duplicate = np.array([row.duplicate for row in rows])
         for kind, part in kinds.items():
-            scores = leave_houses_out(np.stack(list(part.values()), axis=1), rows)
+            scores = leave_houses_out(np.stack(list(part.values()), axis=1).astype(np.float32), rows)
             table.append(
                 {
                     "set": name,
