@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import concurrent.futures
+import itertools
+import time
+
+import psycopg
+import pytest
+
+from core import database, errors, events, groups, matching
+from tests.integration.conftest import Server
+from tests.integration.ledger import (
+    BUNDLES,
+    Bundle,
+    activate_model,
+    add,
+    apply,
+    embed,
+    event,
+    feed,
+    flags,
+    match,
+    new_property,
+    rows,
+    vector,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _model(base: database.Database) -> None:
+    activate_model(base)
+
+
+@pytest.fixture
+def property_id() -> str:
+    return new_property()
+
+
+def test_duplicates_are_flagged_to_the_earliest(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "late", 1, 0.1, at=10)
+    add(base, property_id, "early", 1, at=1)
+    add(base, property_id, "other", 0, 0, 1, at=5)
+    assert flags(base, property_id) == {"late": "early"}
+    assert feed(base, property_id) == [("late", "early")]
+
+
+def test_flags_do_not_depend_on_the_order_of_arrival(base: database.Database) -> None:
+    content = {
+        "a": (0.0, (1.0, 0.0)),
+        "b": (1.0, (1.0, 0.3)),
+        "c": (2.0, (1.0, 0.7)),
+        "d": (3.0, (1.0, 0.05)),
+    }
+    results = []
+    for order in itertools.permutations(content):
+        property_id = new_property()
+        for name in order:
+            at, values = content[name]
+            add(base, property_id, name, *values, at=at)
+        results.append(flags(base, property_id))
+    assert all(result == results[0] for result in results)
+    assert results[0] == {"b": "a", "d": "a"}
+
+
+def test_other_properties_are_not_compared(base: database.Database) -> None:
+    one, other = new_property(), new_property()
+    add(base, one, "a", 1)
+    add(base, other, "b", 1)
+    assert flags(base, one) == flags(base, other) == {}
+
+
+@pytest.mark.parametrize("change", ["match", "remove", "overwrite"])
+def test_a_property_is_worked_on_by_one_at_a_time(
+    base: database.Database, server: Server, property_id: str, change: str
+) -> None:
+    photo = add(base, property_id, "a", 1)
+    other = apply(base, event(property_id, "b", at=5)).photo
+    assert embed(base, other, vector(1))
+    work = {
+        "match": lambda: match(base, photo),
+        "remove": lambda: apply(base, event(property_id, "a", at=9, kind=events.Kind.REMOVED)),
+        "overwrite": lambda: apply(base, event(property_id, "a", at=9, etag="e2")),
+    }[change]
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory' AND datname = current_database()"
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with base.transaction() as connection:
+            matching.match(connection, property_id, other.photo_id, BUNDLES, 50)
+            second = pool.submit(work)
+            with psycopg.connect(server.url("test_matching"), autocommit=True) as watcher:
+                deadline = time.monotonic() + 30
+                while watcher.execute(waiting).fetchone() is None:
+                    assert not second.done(), "it did not wait for the property's lock"
+                    assert time.monotonic() < deadline
+        second.result(30)
+    assert flags(base, property_id) == ({"b": "a"} if change == "match" else {})
+
+
+def test_a_verdict_wins_over_the_model(base: database.Database, property_id: str) -> None:
+    first, second = add(base, property_id, "a", 1, at=1), add(base, property_id, "b", 1, at=2)
+    third = add(base, property_id, "c", 0, 1, at=3)
+    for one, other, duplicate in ((first, second, False), (first, third, True)):
+        pair = groups.pair(one.photo_id, other.photo_id)
+        rows(
+            base,
+            "INSERT INTO verdict (property_id, photo_a, photo_b, duplicate, decided_by)"
+            " VALUES (%s, %s, %s, %s, 'ann') RETURNING 1",
+            property_id,
+            *pair,
+            duplicate,
+        )
+    match(base, second)
+    assert flags(base, property_id) == {"c": "a"}
+    (flag,) = rows(base, "SELECT * FROM duplicate_flag WHERE property_id = %s", property_id)
+    assert (flag["decided_by"], flag["score"]) == ("person", 1.0)
+
+
+def test_matching_again_changes_nothing(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "a", 1, at=1)
+    photo = add(base, property_id, "b", 1, 0.2, at=2)
+    before = rows(base, "SELECT * FROM duplicate_flag WHERE property_id = %s", property_id)
+    changes = feed(base, property_id)
+    match(base, photo)
+    assert rows(base, "SELECT * FROM duplicate_flag WHERE property_id = %s", property_id) == before
+    assert feed(base, property_id) == changes
+
+
+def test_pairs_below_the_review_threshold_are_not_kept(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "a", 1, at=1)
+    add(base, property_id, "b", 0.7, 0.7, at=2)
+    add(base, property_id, "c", 0, 0, 1, at=3)
+    kept = rows(base, "SELECT score FROM pair WHERE property_id = %s", property_id)
+    assert [round(pair["score"], 1) for pair in kept] == [0.7]
+    assert flags(base, property_id) == {}
+
+
+def test_only_the_nearest_neighbours_are_compared(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "far", 0.8, 0.6, at=1)
+    add(base, property_id, "near", 1, 0.1, at=2)
+    photo = apply(base, event(property_id, "new", at=3)).photo
+    embed(base, photo, vector(1))
+    assert match(base, photo, neighbours=1) == 1
+    assert flags(base, property_id) == {"new": "near"}
+
+
+def test_without_the_active_models_bundle_matching_is_put_off(
+    base: database.Database, property_id: str
+) -> None:
+    photo = add(base, property_id, "a", 1)
+    with base.transaction() as connection, pytest.raises(errors.TransientError, match=Bundle.id):
+        matching.match(connection, property_id, photo.photo_id, {}, 10)
+
+
+def test_the_feed_holds_back_what_an_older_transaction_could_still_precede(
+    base: database.Database, server: Server, property_id: str
+) -> None:
+    with psycopg.connect(server.url("test_matching")) as slow:
+        slow.execute("SELECT pg_current_xact_id()")
+        add(base, property_id, "a", 1, at=1)
+        add(base, property_id, "b", 1, at=2)
+        assert flags(base, property_id) == {"b": "a"}
+        assert feed(base, property_id) == []
+    assert feed(base, property_id) == [("b", "a")]
+
+
+def test_the_groups_view(base: database.Database, property_id: str) -> None:
+    for number, name in enumerate(("a", "b", "c")):
+        add(base, property_id, name, 1, at=number)
+    (group,) = rows(base, "SELECT * FROM listing_duplicate_groups WHERE property_id = %s", property_id)
+    assert group["canonical_key"].endswith("/a")
+    assert [key.rpartition("/")[2] for key in group["duplicate_keys"]] == ["b", "c"]
+    assert group["photos"] == 3
