@@ -7,7 +7,7 @@ import time
 import psycopg
 import pytest
 
-from core import database, errors, events, groups, matching
+from core import database, errors, events, matching
 from tests.integration.conftest import Server
 from tests.integration.ledger import (
     BUNDLES,
@@ -23,6 +23,7 @@ from tests.integration.ledger import (
     new_property,
     rows,
     vector,
+    verdict,
 )
 
 
@@ -98,16 +99,8 @@ def test_a_property_is_worked_on_by_one_at_a_time(
 def test_a_verdict_wins_over_the_model(base: database.Database, property_id: str) -> None:
     first, second = add(base, property_id, "a", 1, at=1), add(base, property_id, "b", 1, at=2)
     third = add(base, property_id, "c", 0, 1, at=3)
-    for one, other, duplicate in ((first, second, False), (first, third, True)):
-        pair = groups.pair(one.photo_id, other.photo_id)
-        rows(
-            base,
-            "INSERT INTO verdict (property_id, photo_a, photo_b, duplicate, decided_by)"
-            " VALUES (%s, %s, %s, %s, 'ann') RETURNING 1",
-            property_id,
-            *pair,
-            duplicate,
-        )
+    verdict(base, first, second, False)
+    verdict(base, first, third, True)
     match(base, second)
     assert flags(base, property_id) == {"c": "a"}
     (flag,) = rows(base, "SELECT * FROM duplicate_flag WHERE property_id = %s", property_id)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import database, errors, events, groups, models, photos
+from core import database, errors, events, models, photos
 from tests.integration.ledger import (
     Bundle,
     activate_model,
@@ -56,14 +56,7 @@ def test_the_same_event_twice_leaves_one_photo_and_one_revision(
 def test_a_replaced_picture_loses_its_flags_and_verdicts(base: database.Database, property_id: str) -> None:
     first = add(base, property_id, "a", 1, at=1)
     second = add(base, property_id, "b", 1, at=2)
-    pair = groups.pair(first.photo_id, second.photo_id)
-    rows(
-        base,
-        "INSERT INTO verdict (property_id, photo_a, photo_b, duplicate, decided_by) VALUES (%s, %s, %s, true, 'ann')"
-        " RETURNING 1",
-        property_id,
-        *pair,
-    )
+    verdict(base, first, second, True)
     applied = apply(base, event(property_id, "b", at=5, etag="e2"))
     assert applied.outcome is photos.Outcome.PENDING
     assert applied.photo.revision == 2
