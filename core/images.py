@@ -60,14 +60,20 @@ def decode(data: bytes, *, size: int, max_pixels: int) -> Picture:
         return Picture(pixels=pixels, width=width, height=height, format=picture_format)
 
 
-def thumbnail(data: bytes, size: int, max_pixels: int) -> bytes:
-    """A photo as an upright JPEG of at most `size` × `size` pixels, for people's eyes. Raises as `decode`."""
+def upright(data: bytes, size: int, max_pixels: int) -> Image.Image:
+    """A photo as an upright RGB image of at most `size` × `size` pixels, in its own proportions. Raises as `decode`."""
     with _classified(data):
         image, _, _ = _open(data, (size, size), max_pixels)
         image.thumbnail((size, size))
-        buffer = io.BytesIO()
-        image.save(buffer, "JPEG", quality=80)
-        return buffer.getvalue()
+        return image
+
+
+def thumbnail(data: bytes, size: int, max_pixels: int) -> bytes:
+    """A photo as an upright JPEG of at most `size` × `size` pixels, for people's eyes. Raises as `decode`."""
+    image = upright(data, size, max_pixels)
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=80)
+    return buffer.getvalue()
 
 
 @contextlib.contextmanager

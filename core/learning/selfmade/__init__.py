@@ -1,0 +1,1 @@
+"""Labelled pair sets from photos that nobody labelled: a picture and what is made of it are duplicates."""
