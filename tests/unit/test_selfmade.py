@@ -145,16 +145,15 @@ def test_properties_of_one_photo_take_part(bucket: Bucket, written: Sequence[pai
     assert lone <= used
 
 
-def test_same_seed_same_files_and_another_seed_others(
-    bucket: Bucket, written: Sequence[pairs.PairSet], tmp_path: pathlib.Path
-) -> None:
-    again = bucket.write(tmp_path / "again")
-    for first, second in zip(written, again, strict=True):
-        assert first.pairs == second.pairs
-        for one, other in zip(first.pictures, second.pictures, strict=True):
-            assert one.read_bytes() == other.read_bytes()
-    different = bucket.write(tmp_path / "other", count=16, seed=8)
-    assert not set(different[0].pairs) <= set(written[0].pairs)
+def test_same_seed_same_files_and_another_seed_others(bucket: Bucket, tmp_path: pathlib.Path) -> None:
+    first, second, other = (
+        bucket.write(tmp_path / name, count=16, seed=seed) for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    for one, same in zip(first, second, strict=True):
+        assert one.pairs == same.pairs
+        for picture, copy in zip(one.pictures, same.pictures, strict=True):
+            assert picture.read_bytes() == copy.read_bytes()
+    assert first[0].pairs != other[0].pairs
 
 
 def test_unlabelled_duplicates_of_a_property_are_hardly_ever_negatives(
@@ -176,7 +175,7 @@ def test_one_photo_under_two_properties_is_never_a_negative(tmp_path: pathlib.Pa
         made.add(f"p{number}", "own.jpg", _coded(_seen("bedroom", random)), "own", False)
         if number % 3:
             made.add(f"p{number}", "again.jpg", _coded(listed[number % 3], 70 + number), "again", False)
-    written = made.finish().write(tmp_path / "out", count=150)
+    written = made.finish().write(tmp_path / "out", count=110)
     again = {number for number, subject in enumerate(made.subjects) if subject.endswith("again")}
     sharing = [
         {
@@ -188,7 +187,7 @@ def test_one_photo_under_two_properties_is_never_a_negative(tmp_path: pathlib.Pa
     ]
     assert all(len(names) == 4 for names in sharing)
     negatives = [pair for found in written for pair in found.pairs if not pair.duplicate]
-    assert len(negatives) > 70
+    assert len(negatives) > 50
     for pair in negatives:
         if pair.property_a != pair.property_b:
             assert not any({pair.property_a, pair.property_b} <= names for names in sharing), pair
@@ -218,7 +217,7 @@ def test_a_broken_file_is_skipped(
     photos[0] = pairsets.Photo(photos[0].property_id, broken)
     photos[1] = pairsets.Photo(photos[1].property_id, tmp_path / "gone.jpg")
     written = pairsets.write(
-        photos, bucket.levels, np.array(bucket.drawings), tmp_path / "out", seed=7, count=COUNT
+        photos, bucket.levels, np.array(bucket.drawings), tmp_path / "out", seed=7, count=24
     )
     used = {_photo(name) for made in written for pair in made.pairs for name in (pair.a, pair.b)}
     assert len(written) == 3
@@ -241,7 +240,7 @@ def test_without_plans_there_is_no_set_of_plans(bucket: Bucket, tmp_path: pathli
 def test_progress_reaches_its_end(bucket: Bucket, tmp_path: pathlib.Path) -> None:
     told: list[tuple[int, int]] = []
     pairsets.write(
-        bucket.photos, bucket.levels, np.array(bucket.drawings), tmp_path / "out", seed=1, count=20,
+        bucket.photos, bucket.levels, np.array(bucket.drawings), tmp_path / "out", seed=1, count=10,
         progress=lambda done, whole: told.append((done, whole)),
     )  # fmt: skip
     assert [done for done, _ in told] == list(range(1, told[-1][1] + 1))
