@@ -4,16 +4,15 @@ A bucket holds duplicates that nobody labelled, within a property and across pro
 looks too much alike is therefore never taken as a negative. Likeness is the cosine of the standardised pooled levels.
 
 Within a property, a pair counts as two different pictures below the 75 % quantile of pairs of *different*
-properties, which can hardly be duplicates. Of 40 properties with known duplicates it keeps 75 % of the different
+properties, which can hardly be duplicates. Of 40 properties with known duplicates it keeps 76 % of the different
 pictures and 1.7 % of the duplicates, so that 0.4 % of these negatives are wrong; the 90 % quantile keeps 93 % and
 9 %, so that 1.6 % are. Of virtual tours it keeps 39 % of the views of different rooms, 0.5 % of the views from one
-place and 11 % of those from two places of a room, against 61, 1.3 and 34 %
+place and 11 % of those from two places of a room, against 60, 1.3 and 34 %
 (``python -m benchmarks.selfmade_negatives``).
 
-Across properties, more than `SAME_PHOTO` (`SAME_PLAN` for drawings) counts as the same picture, listed twice: 5 % of
-the photos (12 % of the plans) have a look-alike above it that is another picture, a mere copy is near 1, and 57 % of
-the heavily edited copies of the overlays set are above it. Properties that share a picture
-are never paired at all, since their other pictures are likely of the same rooms.
+Across properties, `SAME_PHOTO` (`SAME_PLAN` for drawings) and more counts as the same picture, listed twice. A mere copy
+is near 1, one in twenty photos has a true look-alike above 0.6, which is lost, and heavily edited copies may lie
+below. Properties that share a picture are never paired at all, as their other pictures are likely of the same rooms.
 """
 
 from __future__ import annotations
