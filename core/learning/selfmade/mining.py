@@ -10,8 +10,8 @@ pictures and 1.7 % of the duplicates, so that 0.4 % of these negatives are wrong
 place and 11 % of those from two places of a room, against 60, 1.3 and 34 %
 (``python -m benchmarks.selfmade_negatives``).
 
-Across properties, `SAME_PHOTO` (`SAME_PLAN` for drawings) and more counts as the same picture, listed twice. A mere copy
-is near 1, one in twenty photos has a true look-alike above 0.6, which is lost, and heavily edited copies may lie
+Across properties, `SAME_PHOTO` (`SAME_PLAN` for drawings) and more counts as the same picture, listed twice. A mere
+copy is near 1, one in twenty photos has a true look-alike above 0.6, which is lost, and heavily edited copies may lie
 below. Properties that share a picture are never paired at all, as their other pictures are likely of the same rooms.
 """
 
