@@ -102,6 +102,9 @@ def test_flags_follow_a_verdict_of_the_listing_system(
     assert feed(base, property_id) == [("b", "a"), ("b", None), ("c", "a")]
     assert waiting(base) == []
     assert regrouping.apply_waiting(base) == 0
+    say(editor, property_id, "a", "c", False)
+    assert regrouping.apply_waiting(base) == 1, "a later verdict on the same pair waits again"
+    assert flags(base, property_id) == {}
 
 
 def test_every_run_obeys_until_a_later_verdict(
