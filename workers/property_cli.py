@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import rich.console
 import typer
 
-from core import settings
+from core import errors, settings
 
 if TYPE_CHECKING:
     from core import database
@@ -55,7 +55,7 @@ def verdict(
             key_a,
             key_b,
             word is Word.DUPLICATE,
-            by or getpass.getuser(),
+            by or _login(),
             bucket_a=bucket_a,
             bucket_b=bucket_b,
         )
@@ -98,6 +98,16 @@ def reassign() -> None:
             f"{unassigned} photos belong to no property by DEDUP_KEY_PATTERN and DEDUP_BUCKETS; they stay where they "
             "are. Take them out with `dedup remove-property`."
         )
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError) as error:
+        # In a container the account often has a number only.
+        raise errors.ConfigurationError(
+            "This account has no name; say who decided with --by NAME."
+        ) from error
 
 
 def _place(text: str) -> tuple[str | None, str]:
