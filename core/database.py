@@ -37,6 +37,7 @@ _TRANSIENT = (
 _UNFIT = (
     psycopg.errors.UndefinedTable,
     psycopg.errors.UndefinedColumn,
+    psycopg.errors.UndefinedFunction,
     psycopg.errors.InsufficientPrivilege,
 )
 _UNFIT_REMEDY = "Run `dedup migrate`, and log in as a member of dedup_worker (see DEDUP_DATABASE_URL)."

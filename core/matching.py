@@ -83,7 +83,8 @@ def match(
 def regroup(connection: database.Connection, property_id: str) -> None:
     """Bring a property's flags in line with its pairs and verdicts; what changes goes to the feed.
 
-    The caller holds the property's lock.
+    The caller holds the property's lock, and so does whoever writes a verdict until it has committed: none of them
+    is marked as applied before it was read.
     """
     model = models.active(connection)
     if model is None:
@@ -92,10 +93,8 @@ def regroup(connection: database.Connection, property_id: str) -> None:
         (row["photo_a"], row["photo_b"]): row["score"]
         for row in database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model.id)
     }
-    verdicts = {
-        (row["photo_a"], row["photo_b"]): row["duplicate"]
-        for row in database.execute(connection, "verdicts", property_id=property_id)
-    }
+    verdict_rows = database.execute(connection, "verdicts", property_id=property_id).fetchall()
+    verdicts = {(row["photo_a"], row["photo_b"]): row["duplicate"] for row in verdict_rows}
     ids = sorted({photo for pair in (*scores, *verdicts) for photo in pair})
     order = [
         row["id"] for row in database.execute(connection, "photos_in_order", property_id=property_id, ids=ids)
@@ -108,13 +107,16 @@ def regroup(connection: database.Connection, property_id: str) -> None:
         )
         for row in database.execute(connection, "flags", property_id=property_id)
     }
+    changed = False
     for photo_id in sorted(before.keys() - wanted.keys()):
+        changed = True
         gone = {"property_id": property_id, "photo_id": photo_id}
         database.execute(connection, "drop_flag", **gone)
         database.execute(connection, "append_change", **gone, duplicate_of=None, score=None, decided_by=None)
     for photo_id, flag in sorted(wanted.items()):
         if before.get(photo_id) == (flag, model.id):
             continue
+        changed = True
         row = {
             "property_id": property_id,
             "photo_id": photo_id,
@@ -124,6 +126,11 @@ def regroup(connection: database.Connection, property_id: str) -> None:
         }
         database.execute(connection, "store_flag", **row, model_id=model.id)
         database.execute(connection, "append_change", **row)
+    if any(row["applied_at"] is None for row in verdict_rows):
+        database.execute(connection, "verdicts_applied", property_id=property_id)
+    if changed:
+        # Commits that notify wait for each other in the whole cluster: only where there is something to tell.
+        database.execute(connection, "notify_feed")
 
 
 def flags(connection: database.Connection, property_id: str | None = None) -> list[database.Row]:

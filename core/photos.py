@@ -69,10 +69,46 @@ def apply_event(connection: database.Connection, event: events.Event) -> Applied
 
     A new picture under a known key starts a new revision; what hung on the old one (embeddings, pairs,
     flags, people's verdicts) goes in the same transaction. An event without ETag only says to look again: what
-    people said stays until the bytes are seen to differ. To be run alone in its transaction: the
-    property's lock is taken first, as matching does.
+    people said stays until the bytes are seen to differ. A photo on record in another property (the key pattern was
+    changed) leaves it. To be run alone in its transaction: locks are taken first, the property's as matching does.
     """
-    database.execute(connection, "lock_property", property_id=event.property_id)
+    left = _leave_others(connection, event)
+    for row in left:
+        if not events.is_newer(event.sequencer, event.occurred_at, row["sequencer"], row["occurred_at"]):
+            # A late event: what is on record of the object since then goes along.
+            known = {key: row[key] for key in ("etag", "sequencer", "occurred_at")}
+            event = dataclasses.replace(event, kind=events.Kind.CREATED, size=row["bytes"], **known)
+    applied = _apply(connection, event, moved=bool(left))
+    for row in left:
+        database.execute(
+            connection,
+            "carry_verdicts",
+            old_property_id=row["property_id"],
+            old_photo_id=row["id"],
+            property_id=event.property_id,
+            photo_id=applied.photo.photo_id,
+        )
+    return applied
+
+
+def _leave_others(connection: database.Connection, event: events.Event) -> list[database.Row]:
+    """Take the locks that an event needs, and its photo out of every other property; returns its rows there."""
+    place = {"bucket": event.bucket, "key": event.key}
+    # Two events of one object under two key patterns: the second must see the first one's row.
+    database.execute(connection, "lock_place", **place)
+    others = database.execute(connection, "elsewhere", **place, property_id=event.property_id).fetchall()
+    # In one order everywhere, so that two moves between the same properties do not wait for each other.
+    for property_id in sorted({event.property_id, *(row["property_id"] for row in others)}):
+        database.execute(connection, "lock_property", property_id=property_id)
+    if others:
+        # What is written there may have changed before the locks were had.
+        others = database.execute(connection, "elsewhere", **place, property_id=event.property_id).fetchall()
+    for row in others:
+        remove(connection, Revision(row["property_id"], row["id"], row["revision"]), reason="moved")
+    return others
+
+
+def _apply(connection: database.Connection, event: events.Event, *, moved: bool) -> Applied:
     place = {"property_id": event.property_id, "bucket": event.bucket, "key": event.key}
     order = {"sequencer": event.sequencer, "occurred_at": event.occurred_at}
     created = event.kind is events.Kind.CREATED
@@ -91,7 +127,10 @@ def apply_event(connection: database.Connection, event: events.Event) -> Applied
     ids = {"property_id": event.property_id, "photo_id": row["id"]}
     # A photo that still waits is published again: the message of its first event may have been lost.
     still = Applied(Outcome.PENDING if row["status"] == "pending" else Outcome.IGNORED, photo)
-    if not events.is_newer(event.sequencer, event.occurred_at, row["sequencer"], row["occurred_at"]):
+    # What once left this property comes back with the very event that it had then.
+    back = moved and row["status"] == "removed" and row["failure"] == "moved"
+    newer = events.is_newer(event.sequencer, event.occurred_at, row["sequencer"], row["occurred_at"])
+    if not (newer or back):
         return still
     if not created:
         database.execute(connection, "touch_photo", **ids, **order, uploaded_at=row["uploaded_at"])
@@ -104,9 +143,17 @@ def apply_event(connection: database.Connection, event: events.Event) -> Applied
         database.execute(connection, "touch_photo", **ids, **order, uploaded_at=uploaded_at)
         matching.regroup(connection, event.property_id)
         return still
-    if not (same_content or anonymous):
+    # Without both ETags the bytes tell, once they are read. Otherwise the old ones are forgotten: a verdict given
+    # until then is on the new picture.
+    undecided = anonymous or (row["etag"] == "" and row["sha256"] is not None)
+    if not (same_content or undecided):
         database.execute(connection, "drop_verdicts", **ids)
-    renewed = {"etag": event.etag, "uploaded_at": uploaded_at, "bytes": event.size}
+    renewed = {
+        "etag": event.etag,
+        "uploaded_at": uploaded_at,
+        "bytes": event.size,
+        "keep_sha256": same_content or undecided,
+    }
     database.execute(connection, "new_revision", **ids, **order, **renewed)
     _forget(connection, event.property_id, row["id"])
     return Applied(Outcome.PENDING, dataclasses.replace(photo, revision=photo.revision + 1))

@@ -12,7 +12,7 @@ ON CONFLICT (property_id, bucket, key) DO NOTHING
 RETURNING id, revision;
 
 -- name: photo_by_key
-SELECT id, etag, sequencer, occurred_at, uploaded_at, revision, status
+SELECT id, etag, sequencer, occurred_at, uploaded_at, revision, status, failure, sha256
 FROM photo
 WHERE property_id = %(property_id)s AND bucket = %(bucket)s AND key = %(key)s
 FOR NO KEY UPDATE;
@@ -26,7 +26,8 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s;
 UPDATE photo
 SET etag = %(etag)s, sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(uploaded_at)s,
     revision = revision + 1, status = 'pending', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0,
-    width = NULL, height = NULL, bytes = %(bytes)s, matched_at = NULL, updated_at = now()
+    width = NULL, height = NULL, bytes = %(bytes)s, sha256 = CASE WHEN %(keep_sha256)s THEN sha256 END,
+    matched_at = NULL, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s;
 
 -- name: remove_photo
@@ -143,7 +144,7 @@ WHERE pair.property_id = %(property_id)s AND pair.model_id = %(model_id)s
   AND pair.score >= model.duplicate_threshold;
 
 -- name: verdicts
-SELECT photo_a, photo_b, duplicate FROM verdict WHERE property_id = %(property_id)s;
+SELECT photo_a, photo_b, duplicate, applied_at FROM verdict WHERE property_id = %(property_id)s;
 
 -- name: photos_in_order
 SELECT id
@@ -215,3 +216,79 @@ SELECT property_id, key, failure, failure_message
 FROM photo
 WHERE status = 'failed'
 ORDER BY property_id, key;
+
+-- name: lock_place
+SELECT pg_advisory_xact_lock(hashtextextended('listing-dedup place ' || %(bucket)s || '/' || %(key)s, 0));
+
+-- name: elsewhere
+-- Over all properties, by the index on the key: a changed key pattern gives an object to another property.
+SELECT property_id, id, etag, sequencer, occurred_at, bytes, revision
+FROM photo
+WHERE bucket = %(bucket)s AND key = %(key)s AND property_id <> %(property_id)s AND status <> 'removed';
+
+-- name: carry_verdicts
+-- Over two properties. A verdict goes along once both its photos are in the new property with the same content.
+INSERT INTO verdict (property_id, photo_a, photo_b, duplicate, decided_by, decided_at)
+SELECT new.property_id, least(new.id, new_partner.id), greatest(new.id, new_partner.id),
+    verdict.duplicate, verdict.decided_by, verdict.decided_at
+FROM photo AS old
+JOIN verdict ON verdict.property_id = old.property_id AND old.id IN (verdict.photo_a, verdict.photo_b)
+JOIN photo AS old_partner ON old_partner.property_id = old.property_id
+    AND old_partner.id = verdict.photo_a + verdict.photo_b - old.id
+JOIN photo AS new ON new.property_id = %(property_id)s AND new.id = %(photo_id)s AND new.etag = old.etag
+JOIN photo AS new_partner ON new_partner.property_id = new.property_id
+    AND (new_partner.bucket, new_partner.key, new_partner.etag)
+        = (old_partner.bucket, old_partner.key, old_partner.etag)
+WHERE old.property_id = %(old_property_id)s AND old.id = %(old_photo_id)s AND old.etag <> ''
+  AND old_partner.etag <> '' AND new_partner.status <> 'removed'
+ON CONFLICT (property_id, photo_a, photo_b)
+DO UPDATE SET duplicate = excluded.duplicate, decided_by = excluded.decided_by, decided_at = excluded.decided_at,
+    applied_at = NULL
+WHERE verdict.decided_at < excluded.decided_at;
+
+-- name: remove_property
+-- Events older than this moment change nothing any more, also where the store gives no sequencer.
+UPDATE photo
+SET status = 'removed', failure = 'property_removed', failure_message = NULL, matched_at = NULL,
+    occurred_at = greatest(occurred_at, now()), updated_at = now()
+WHERE property_id = %(property_id)s AND status <> 'removed'
+RETURNING id;
+
+-- name: drop_property_embeddings
+DELETE FROM photo_embedding WHERE property_id = %(property_id)s;
+
+-- name: drop_property_pairs
+DELETE FROM pair WHERE property_id = %(property_id)s;
+
+-- name: photos_after
+-- Over all properties, a page at a time: what a changed key pattern may have moved.
+SELECT property_id, id, bucket, key, etag, sequencer, occurred_at, bytes
+FROM photo
+WHERE (property_id, id) > (%(property_id)s, %(photo_id)s) AND status <> 'removed'
+ORDER BY property_id, id
+LIMIT %(limit)s;
+
+-- name: record_verdict
+SELECT record_verdict(%(property_id)s, %(key_a)s, %(key_b)s, %(duplicate)s, %(decided_by)s, %(bucket_a)s, %(bucket_b)s);
+
+-- name: verdicts_applied
+UPDATE verdict SET applied_at = now() WHERE property_id = %(property_id)s AND applied_at IS NULL;
+
+-- name: verdicts_waiting
+-- Over all properties, by the small partial index.
+SELECT DISTINCT property_id FROM verdict WHERE applied_at IS NULL ORDER BY property_id LIMIT %(limit)s;
+
+-- name: verdicts_with_photos
+-- Over all properties: every verdict there is, to train on.
+SELECT verdict.property_id, verdict.duplicate,
+    a.id AS a_id, a.bucket AS a_bucket, a.key AS a_key, a.etag AS a_etag, a.sha256 AS a_sha256,
+    a.status = 'removed' AS a_removed,
+    b.id AS b_id, b.bucket AS b_bucket, b.key AS b_key, b.etag AS b_etag, b.sha256 AS b_sha256,
+    b.status = 'removed' AS b_removed
+FROM verdict
+JOIN photo AS a ON a.property_id = verdict.property_id AND a.id = verdict.photo_a
+JOIN photo AS b ON b.property_id = verdict.property_id AND b.id = verdict.photo_b
+ORDER BY verdict.property_id, verdict.photo_a, verdict.photo_b;
+
+-- name: notify_feed
+SELECT pg_notify('listing_flag_feed', '');

@@ -18,7 +18,7 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import learning_cli, logs, processes
+from workers import learning_cli, logs, processes, property_cli
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -31,6 +31,7 @@ app = typer.Typer(
 worker = typer.Typer(no_args_is_help=True, help="Run a worker until it is told to stop.")
 app.add_typer(worker, name="worker")
 learning_cli.register(app)
+property_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -226,6 +227,7 @@ def _addresses(stack: embedded.Stack) -> str:
     return "\n".join(
         [
             f"Listing system's login  {stack.reader_url}",
+            f"For its verdicts        {stack.editor_url}",
             f"Owner's login           {stack.postgres.url()}",
             f"S3 and SQS              {store.endpoint_url} (bucket {store.bucket}, queue {store.queue})",
             f"Logs                    {stack.log_file('embed').parent}",

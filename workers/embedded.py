@@ -119,6 +119,11 @@ class Stack:
         """The login of the listing system."""
         return self.postgres.url("dedup_reader")
 
+    @property
+    def editor_url(self) -> str:
+        """The login by which the listing system records verdicts."""
+        return self.postgres.url("dedup_editor")
+
     def log_file(self, worker: str) -> pathlib.Path:
         """Where a worker's logs go."""
         return self.data_dir / "logs" / f"{worker}.log"
@@ -199,7 +204,7 @@ class Stack:
         self.postgres.start()
         self.postgres.install_extensions()
         schema.upgrade(self.postgres.url())
-        for role in ("dedup_worker", "dedup_reader"):
+        for role in ("dedup_worker", "dedup_reader", "dedup_editor"):
             self.postgres.allow_login(role)
         self.store.start()
         for kind in _WORKERS:

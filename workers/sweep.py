@@ -1,16 +1,17 @@
 """The sweep: photos that wait longer than they should are published again.
 
 The database is the truth and the queues only carry it, so a lost message costs a delay and never a photo.
+Between two sweeps it applies the verdicts that the listing system records.
 """
 
 from __future__ import annotations
 
 import contextlib
-import time
 
 import structlog
 
-from core import database, errors, photos, settings
+from core import database, errors, notifications, photos, settings, verdicts
+from workers import regrouping
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -26,16 +27,18 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
         if every_seconds is None:
             sweep(config, base)
             return
-        while True:
-            try:
-                sweep(config, base)
-            except errors.TransientError as error:
-                log.warning("sweep_put_off", error=str(error))
-            time.sleep(every_seconds)
+        with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
+            while True:
+                try:
+                    sweep(config, base)
+                except errors.TransientError as error:
+                    log.warning("sweep_put_off", error=str(error))
+                regrouping.attend(base, listener, every_seconds)
 
 
 def sweep(config: settings.Settings, base: database.Database) -> int:
     """One sweep; returns how many photos were published again."""
+    regrouping.apply_waiting(base)
     with base.transaction() as connection:
         embed, match = photos.overdue(connection, config.sweep_after_seconds, config.sweep_limit)
     for photo in embed:

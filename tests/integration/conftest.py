@@ -51,7 +51,7 @@ class Server:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         if migrate:
             schema.upgrade(self.url(name))
-            for role in ("dedup_worker", "dedup_reader"):
+            for role in ("dedup_worker", "dedup_reader", "dedup_editor"):
                 self.postgres.allow_login(role)
         yield self.url(name)
         with psycopg.connect(self.postgres.url(), autocommit=True) as connection:

@@ -136,3 +136,62 @@ def test_scanning_nothing_is_an_error(tmp_path: pathlib.Path) -> None:
         )
         assert shown.returncode == 78
         assert str(folder) in shown.stderr
+
+
+def flags_of(database_url: str, property_id: str) -> list[tuple[str, str]]:
+    with psycopg.connect(database_url) as connection:
+        return connection.execute(
+            "SELECT key, decided_by FROM listing_duplicates WHERE property_id = %s ORDER BY key",
+            [property_id],
+        ).fetchall()
+
+
+def test_a_verdict_moves_the_flags_at_once(database_url: str, server: Server) -> None:
+    worker = server.url("test_cli", "dedup_worker")
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status)"
+            " SELECT '50', bucket, key, '', '', now(), now(), 'embedded'"
+            " FROM (VALUES ('photos', 'a'), ('photos', 'b'), ('other', 'b')) AS place (bucket, key)"
+        )
+    ambiguous = dedup("verdict", "50", "a", "b", "duplicate", DEDUP_DATABASE_URL=worker)
+    assert ambiguous.returncode == 78
+    assert "in 2 buckets" in ambiguous.stderr
+    said = dedup("verdict", "50", "a", "s3://other/b", "duplicate", "--by", "ann", DEDUP_DATABASE_URL=worker)
+    assert said.returncode == 0, said.stderr
+    assert flags_of(database_url, "50") == [("b", "person")]
+    said = dedup("verdict", "50", "s3://other/b", "a", "different", DEDUP_DATABASE_URL=worker)
+    assert said.returncode == 0, said.stderr
+    assert flags_of(database_url, "50") == []
+    unknown = dedup("verdict", "50", "a", "z", "different", DEDUP_DATABASE_URL=worker)
+    assert unknown.returncode == 78
+    assert "Property 50 has no photo with the key z" in unknown.stderr
+    assert "Traceback" not in unknown.stderr
+    assert dedup("verdict", "50", "a", "b", "maybe", DEDUP_DATABASE_URL=worker).returncode == 2
+
+
+def test_a_property_is_removed_once(database_url: str, server: Server) -> None:
+    with psycopg.connect(database_url) as connection:
+        connection.execute(
+            "INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status)"
+            " SELECT '51', 'photos', 'properties/51/photos/' || name, '', '', now(), now(), 'pending'"
+            " FROM unnest(ARRAY['a', 'b']) AS name"
+        )
+    for count in (2, 0):
+        shown = dedup("remove-property", "51", DEDUP_DATABASE_URL=server.url("test_cli", "dedup_worker"))
+        assert shown.returncode == 0, shown.stderr
+        assert shown.stdout == f"Property 51: {count} photos removed.\n"
+
+
+def test_reassigning_leaves_what_belongs_to_no_property(database_url: str, server: Server) -> None:
+    with psycopg.connect(database_url) as connection:
+        counted = connection.execute("SELECT count(*) FROM photo WHERE status <> 'removed'").fetchone()
+    assert counted is not None
+    shown = dedup(
+        "reassign",
+        DEDUP_DATABASE_URL=server.url("test_cli", "dedup_worker"),
+        DEDUP_KEY_PATTERN="nothing/(?P<property>.+)/(?P<name>.+)",
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert "0 photos moved" in shown.stdout
+    assert f"{counted[0]} photos belong to no property" in shown.stdout
