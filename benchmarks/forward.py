@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from benchmarks import results
-from core import embedding, weights
+from core import bundle, embedding, weights
 from workers import batching
 
 SIZE = 224
@@ -39,10 +39,7 @@ def main() -> None:
         # The speed does not depend on what the weights know.
         warnings.simplefilter("ignore", RuntimeWarning)
         backbone = embedding.Backbone(weights.load(weights.UNTRAINED), embedding.choose_device("auto"))
-    dims = sum(embedding.LEVELS.values())
-    fusion = embedding.Fusion(
-        tuple(embedding.LEVELS), np.zeros(dims, dtype=np.float32), np.ones(dims, dtype=np.float32)
-    )
+    fusion = bundle.for_backbone(backbone.weights_sha256).fusion
     embedder = embedding.Embedder(backbone, fusion)
     pixels = np.random.default_rng(0).integers(0, 256, (max(BATCHES), 3, SIZE, SIZE), dtype=np.uint8)
     rows: list[dict[str, object]] = []

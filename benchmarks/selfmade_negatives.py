@@ -82,7 +82,7 @@ def _levels(paths: Sequence[pathlib.Path], backbone: embedding.Backbone) -> mini
             images.decode(path.read_bytes(), size=224, max_pixels=10**8).pixels
             for path in paths[start : start + _BATCH]
         ]
-        batches.append(backbone.pool(np.stack(pixels)))
+        batches.append(backbone.pool(np.stack(pixels)).levels)
     return np.concatenate(batches)
 
 
@@ -90,7 +90,7 @@ def main() -> None:
     """Measure the folders named on the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.selfmade_negatives", description=__doc__)
     parser.add_argument("folders", type=pathlib.Path, nargs="+")
-    parser.add_argument("--weights", required=True, help="as DEDUP_WEIGHTS")
+    parser.add_argument("--weights", required=True, help="as DEDUP_BACKBONE_WEIGHTS")
     parser.add_argument("--json", action="store_true", help="print rows, write no CSV")
     options = parser.parse_args()
     backbone = embedding.Backbone(weights.load(options.weights), "cpu")

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
     # A match worker loads bundles too, and must not need torch for it.
     from core import embedding
 
-FORMAT = 1
+FORMAT = 2
 CARD = "bundle.json"
 TENSORS = "bundle.safetensors"
 ARCHITECTURE = "resnet50"
+_FUSION = ("mean", "std", "cell_mean", "cell_projection", "drawing_weight", "drawing_bias")
 _SHIPPED = pathlib.Path(__file__).parent / "bundles"
 _REMEDY = "Fetch the bundle again, or train one with `dedup train`."
 
@@ -45,10 +46,12 @@ class BackboneReference:
 
 @dataclasses.dataclass(frozen=True)
 class Bundle:
-    """A model bundle. Scores are probabilities; a pair is a duplicate at or above `duplicate`.
+    """A model bundle. Scores are probabilities, in two bands: pairs at or above `duplicate` are flagged, those
+    below it at or above `review` are kept for a person to look at.
 
-    `review` ≤ `duplicate`: pairs at or above it are kept for a person to look at. `input_size` is in pixels.
-    `training` is the record of how it was made (data, seed, metrics, provenance), as plain JSON values.
+    `decision`, between the two, is where "duplicate" is likelier right than wrong for precision and recall together
+    (the best F1): what evaluations are read at. `input_size` is in pixels. `training` is the record of how it was
+    made (data, seed, metrics, provenance), as plain JSON values.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Bundle:
     backbone: BackboneReference
     input_size: int
     duplicate: float
+    decision: float
     review: float
     training: Mapping[str, Any]
     digest: str
@@ -86,6 +90,7 @@ def save(
     backbone: BackboneReference,
     input_size: int,
     duplicate: float,
+    decision: float,
     review: float,
     training: Mapping[str, Any],
 ) -> Bundle:
@@ -96,17 +101,20 @@ def save(
     Raises:
         ConfigurationError: the parts do not fit together.
     """
-    tensors = {"fusion.mean": fusion.mean, "fusion.std": fusion.std}
+    tensors: dict[str, npt.NDArray[Any]] = {f"fusion.{key}": getattr(fusion, key) for key in _FUSION}
+    tensors |= {f"fusion.projections.{level}": values for level, values in fusion.projections.items()}
+    # As the training rounds them; they are most of a bundle.
+    tensors |= {key: tensors[key].astype(np.float16) for key in tensors if "projection" in key}
     tensors |= {f"classifier.{key}": value for key, value in classifier.tensors.items()}
     data = safetensors.numpy.save({key: np.ascontiguousarray(tensors[key]) for key in sorted(tensors)})
     card = {
         "format": FORMAT,
         "name": name,
         "backbone": dataclasses.asdict(backbone),
-        "levels": list(fusion.levels),
+        "levels": list(fusion.projections),
         "dims": fusion.dims,
         "input_size": input_size,
-        "thresholds": {"duplicate": duplicate, "review": review},
+        "thresholds": {"duplicate": duplicate, "decision": decision, "review": review},
         "training": dict(training),
         "tensors_sha256": hashlib.sha256(data).hexdigest(),
     }
@@ -220,16 +228,18 @@ def _card(path: pathlib.Path) -> dict[str, Any]:
 
 def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Bundle:
     fusion = fusing.Fusion(
-        levels=tuple(card["levels"]), mean=_vector(tensors, "fusion.mean"), std=_vector(tensors, "fusion.std")
+        projections={level: _vector(tensors, f"fusion.projections.{level}") for level in card["levels"]},
+        **{key: _vector(tensors, f"fusion.{key}") for key in _FUSION},
     )
     head = {key.removeprefix("classifier."): tensors[key] for key in tensors if key.startswith("classifier.")}
     return Bundle(
         name=str(card["name"]),
         fusion=fusion,
-        classifier=pair_classifier.PairClassifier(levels=fusion.levels, tensors=head),
+        classifier=pair_classifier.PairClassifier(fusion.layout, head),
         backbone=BackboneReference(**card["backbone"]),
         input_size=int(card["input_size"]),
         duplicate=float(card["thresholds"]["duplicate"]),
+        decision=float(card["thresholds"]["decision"]),
         review=float(card["thresholds"]["review"]),
         training=dict(card["training"]),
         digest=hashlib.sha256(canonical(card)).hexdigest(),
@@ -249,18 +259,16 @@ def _same(path: pathlib.Path, what: str, expected: object, found: object) -> Non
 
 def _check(path: pathlib.Path, bundle: Bundle) -> None:
     _same(path, "architecture", ARCHITECTURE, bundle.backbone.architecture)
-    # The backbone gives its levels in its own order; channels that are swapped would not be noticed later.
-    ordered = [level for level in fusing.LEVELS if level in bundle.fusion.levels]
-    _same(path, "levels", ordered, list(bundle.fusion.levels))
-    if not 0.0 <= bundle.review <= bundle.duplicate <= 1.0:
+    if not 0.0 <= bundle.review <= bundle.decision <= bundle.duplicate <= 1.0:
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected thresholds 0 ≤ review ≤ duplicate ≤ 1, found review {bundle.review} "
-            f"and duplicate {bundle.duplicate}. {_REMEDY}"
+            f"Bundle {path}: expected thresholds 0 ≤ review ≤ decision ≤ duplicate ≤ 1, found review {bundle.review}, "
+            f"decision {bundle.decision} and duplicate {bundle.duplicate}. {_REMEDY}"
         )
-    finite = np.isfinite(bundle.fusion.mean).all() and np.isfinite(bundle.fusion.std).all()
-    if not finite or not (bundle.fusion.std > 0).all():
+    fusion = bundle.fusion
+    parts = [*(getattr(fusion, key) for key in _FUSION), *fusion.projections.values()]
+    if not all(np.isfinite(part).all() for part in parts) or not (fusion.std > 0).all():
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected finite means and positive deviations, found others. {_REMEDY}"
+            f"Bundle {path}: expected a fusion of finite values and positive deviations, found others. {_REMEDY}"
         )
     if bundle.input_size < 32:
         raise errors.ConfigurationError(

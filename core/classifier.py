@@ -1,8 +1,8 @@
 """The pair classifier: the small decision network that says how probably two photos are duplicates.
 
-It sees a pair of fused embeddings in two ways. Learned projections of |a − b| and a · b let it weigh single
-channels; similarities per level (the plain cosine and a few cosines with learned channel weights) carry over to
-houses that it never saw. Every input is the same whichever photo comes first, so the score is too.
+It never sees single channels, which would teach it the houses it was trained on, but only how alike two photos
+are: by level, in two metrics, and by how their cells find each other. Every input is the same whichever photo
+comes first, so the score is too.
 """
 
 from __future__ import annotations
@@ -13,63 +13,87 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from core import errors, fusing
+from core import correspondence, errors, fusing
 
-TINY = 1e-12
-"""Least product of squared norms in a similarity: a level of zeros is similar to nothing."""
-
+_TINY = 1e-12
 _ROWS = 256
-_REQUIRED = (
-    "projection.weight",
-    "projection.bias",
-    "input.mean",
-    "input.std",
-    "similarity.weight",
-    "similarity.mean",
-    "similarity.std",
-    "hidden.weight",
-    "hidden.bias",
-    "output.weight",
-    "output.bias",
-    "calibration",
-)
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+
+
+def input_names(levels: Mapping[str, int] | tuple[str, ...]) -> tuple[str, ...]:
+    """What the columns of `PairClassifier.inputs` are."""
+    cosines = [f"{level}_{metric}" for level in levels for metric in ("whitened", "plain")]
+    return (*cosines, *correspondence.NAMES, "drawings")
+
+
+class Inputs:
+    """What a pair is described by.
+
+    Args:
+        layout: of the fused embeddings.
+        variance: (values of all levels,) float32: of each value before it was whitened. Weighted by it, a level's
+            cosine is that of the level as it was before.
+
+    Raises:
+        ConfigurationError: there are not as many variances as values, or one of them is negative.
+    """
+
+    def __init__(self, layout: fusing.Layout, variance: fusing.Vectors) -> None:
+        self.layout = layout
+        self.names = input_names(layout.levels)
+        if variance.shape != (layout.cells.start,) or not (variance >= 0).all():
+            raise errors.ConfigurationError(
+                f"Pair classifier: expected {layout.cells.start} variances of at least 0, "
+                f"found {variance.shape}, the least {variance.min(initial=np.inf)}."
+            )
+        self.variance = variance
+        self._metrics = np.zeros((layout.cells.start, 2 * len(layout.levels)), dtype=np.float32)
+        for number, place in enumerate(layout.slices.values()):
+            self._metrics[place, 2 * number] = 1.0
+            self._metrics[place, 2 * number + 1] = variance[place]
+
+    def of(self, a: fusing.Vectors, b: fusing.Vectors) -> fusing.Vectors:
+        """(n, inputs) of n pairs of (n, dims) embeddings; either may be (1, dims)."""
+        levels, cells = slice(0, self.layout.cells.start), self.layout.cells
+        left, right = a[:, levels], b[:, levels]
+        norms = ((left * left) @ self._metrics) * ((right * right) @ self._metrics)
+        cosines = ((left * right) @ self._metrics) / np.sqrt(np.maximum(norms, _TINY**2))
+        found = correspondence.describe(self._cells(a[:, cells]), self._cells(b[:, cells]))
+        drawings = (a[:, self.layout.drawing] > 0).astype(np.float32) + (b[:, self.layout.drawing] > 0)
+        return np.concatenate([cosines, found, drawings[:, None] / 2], axis=1)
+
+    def _cells(self, values: fusing.Vectors) -> fusing.Vectors:
+        return values.reshape(len(values), fusing.CELLS, self.layout.cell) * np.float32(
+            self.layout.cell_scale
+        )
 
 
 class PairClassifier:
     """Scores pairs of fused embeddings; made of the tensors of a bundle.
 
     Args:
-        levels: the levels of the fused embedding, in order.
-        tensors: float16 or float32; with D dims, L levels, P projections, K learned similarities a level and
-            H hidden units: projection.weight (P, 2D), projection.bias (P,), input.mean and input.std (2D,),
-            similarity.weight (K, D) ≥ 0, similarity.mean and similarity.std (L(K+1),), hidden.weight
-            (H, P + L(K+1)), hidden.bias (H,), output.weight (1, H), output.bias (1,), calibration (2,): slope
-            and offset that turn the network's logit into that of a probability (Platt, 1999).
+        layout: of the fused embeddings.
+        tensors: float16 or float32; with V values in all levels, F inputs (`input_names`) and H hidden units:
+            variance (V,), input.mean and input.std (F,), hidden.weight (H, F), hidden.bias (H,), output.weight
+            (1, H), output.bias (1,), calibration (2,): slope and offset that turn the network's logit into that of
+            a probability (Platt, 1999).
 
     Raises:
-        ConfigurationError: a tensor is missing or has another shape than the levels ask for.
+        ConfigurationError: a tensor is missing or has another shape than the layout asks for.
     """
 
-    def __init__(self, levels: tuple[str, ...], tensors: Tensors) -> None:
-        self.levels = levels
+    def __init__(self, layout: fusing.Layout, tensors: Tensors) -> None:
+        self.layout = layout
         self.tensors = dict(tensors)
-        self.dims = sum(fusing.LEVELS[level] for level in levels)
         self._check()
         values = {key: value.astype(np.float32) for key, value in self.tensors.items()}
-        # The inputs' standardisation is folded into the projection: one multiplication a pair instead of two.
-        projection = values["projection.weight"] / values["input.std"]
-        self._projection = np.ascontiguousarray(projection.T)
-        self._projection_bias = values["projection.bias"] - projection @ values["input.mean"]
-        self._similarity = self._block_diagonal(values["similarity.weight"])
-        self._similarity_mean, self._similarity_std = values["similarity.mean"], values["similarity.std"]
-        self._hidden, self._hidden_bias = (
-            np.ascontiguousarray(values["hidden.weight"].T),
-            values["hidden.bias"],
-        )
+        self._inputs = Inputs(layout, values["variance"])
+        hidden = values["hidden.weight"] / values["input.std"]
+        self._hidden = np.ascontiguousarray(hidden.T)
+        self._hidden_bias = values["hidden.bias"] - hidden @ values["input.mean"]
         slope, offset = values["calibration"]
-        self._output = values["output.weight"].T * slope
+        self._output = values["output.weight"][0] * slope
         self._output_bias = values["output.bias"] * slope + offset
 
     def score(self, a: fusing.Vectors, b: fusing.Vectors) -> npt.NDArray[np.float32]:
@@ -101,68 +125,42 @@ class PairClassifier:
         return rounded
 
     def _score(self, a: fusing.Vectors, b: fusing.Vectors) -> npt.NDArray[np.float32]:
-        count = max(len(a), len(b))
-        inputs = np.empty((count, 2 * self.dims), dtype=np.float32)
-        difference, product = inputs[:, : self.dims], inputs[:, self.dims :]
-        np.abs(np.subtract(a, b, out=difference), out=difference)
-        np.multiply(a, b, out=product)
-        projected = np.maximum(inputs @ self._projection + self._projection_bias, 0)
-        norms = ((a * a) @ self._similarity) * ((b * b) @ self._similarity)
-        similar = (product @ self._similarity) / np.sqrt(np.maximum(norms, TINY))
-        similar = (similar - self._similarity_mean) / self._similarity_std
-        inner = np.concatenate([projected, similar], axis=1)
-        hidden = np.maximum(inner @ self._hidden + self._hidden_bias, 0)
-        logits = (hidden @ self._output + self._output_bias)[:, 0]
+        hidden = np.tanh(self._inputs.of(a, b) @ self._hidden + self._hidden_bias)
         # Beyond ±80 the exponential leaves float32; the probability is 0 or 1 long before.
-        scores: npt.NDArray[np.float32] = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
+        logits = np.clip(hidden @ self._output + self._output_bias, -80, 80)
+        scores: npt.NDArray[np.float32] = 1 / (1 + np.exp(-logits))
         return scores
 
     def _rows(self, vectors: fusing.Vectors) -> fusing.Vectors:
-        if vectors.ndim != 2 or vectors.shape[1] != self.dims:
+        if vectors.ndim != 2 or vectors.shape[1] != self.layout.dims:
             raise errors.ConfigurationError(
-                f"PairClassifier.score: expected embeddings of shape (n, {self.dims}), found {vectors.shape}; "
+                f"PairClassifier.score: expected embeddings of shape (n, {self.layout.dims}), found {vectors.shape}; "
                 "embed the photos with this classifier's own bundle."
             )
         return np.ascontiguousarray(vectors, dtype=np.float32)
 
-    def _block_diagonal(self, weight: fusing.Vectors) -> fusing.Vectors:
-        """(D, L(K+1)): per level a column of ones (its plain cosine) and its K learned columns."""
-        count = len(weight) + 1
-        result = np.zeros((self.dims, len(self.levels) * count), dtype=np.float32)
-        for place, part in enumerate(fusing.slices(self.levels).values()):
-            columns = result[part, place * count : (place + 1) * count]
-            columns[:, 0] = 1.0
-            columns[:, 1:] = weight[:, part].T
-        return result
-
     def _check(self) -> None:
-        missing = [key for key in _REQUIRED if key not in self.tensors]
-        if missing:
-            raise errors.ConfigurationError(
-                f"Pair classifier: expected tensors {', '.join(_REQUIRED)}; missing {', '.join(missing)}."
-            )
-        projections = self.tensors["projection.weight"].shape[0]
-        learned = self.tensors["similarity.weight"].shape[0]
-        hidden = self.tensors["hidden.weight"].shape[0]
-        similarities = len(self.levels) * (learned + 1)
+        inputs = len(input_names(self.layout.levels))
+        hidden = len(self.tensors.get("hidden.bias", ()))
         expected: dict[str, tuple[int, ...]] = {
-            "projection.weight": (projections, 2 * self.dims),
-            "projection.bias": (projections,),
-            "input.mean": (2 * self.dims,),
-            "input.std": (2 * self.dims,),
-            "similarity.weight": (learned, self.dims),
-            "similarity.mean": (similarities,),
-            "similarity.std": (similarities,),
-            "hidden.weight": (hidden, projections + similarities),
+            "variance": (self.layout.cells.start,),
+            "input.mean": (inputs,),
+            "input.std": (inputs,),
+            "hidden.weight": (hidden, inputs),
             "hidden.bias": (hidden,),
             "output.weight": (1, hidden),
             "output.bias": (1,),
             "calibration": (2,),
         }
+        missing = [key for key in expected if key not in self.tensors]
+        if missing:
+            raise errors.ConfigurationError(
+                f"Pair classifier: expected tensors {', '.join(expected)}; missing {', '.join(missing)}."
+            )
         for key, shape in expected.items():
             if self.tensors[key].shape != shape:
                 raise errors.ConfigurationError(
-                    f"Pair classifier tensor {key}: expected shape {shape} for {self.dims} dims, "
+                    f"Pair classifier tensor {key}: expected shape {shape} for {self.layout.dims} dims, "
                     f"found {self.tensors[key].shape}."
                 )
             if not np.isfinite(self.tensors[key]).all():

@@ -10,10 +10,10 @@ import numpy.typing as npt
 import torch
 import torchvision
 
-from core import errors, weights
-from core.fusing import LEVELS, Fusion, Vectors
+from core import errors, fusing, weights
 
-__all__ = ["LEVELS", "Backbone", "Embedder", "Fusion", "Vectors", "choose_device"]
+TURNS = 4
+"""Quarter turns that a drawing's embedding is averaged over."""
 
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -43,32 +43,41 @@ class Backbone:
         self._std = torch.tensor(_IMAGENET_STD, device=self.device).view(1, 3, 1, 1)
 
     @torch.inference_mode()
-    def pool(self, pixels: npt.NDArray[np.uint8], levels: tuple[str, ...] = tuple(LEVELS)) -> Vectors:
-        """Global averages of the levels' feature maps.
+    def pool(self, pixels: npt.NDArray[np.uint8], turns: int = 1) -> fusing.Pooled:
+        """Averages of the levels' feature maps, of the whole and by region.
 
         Args:
-            pixels: (n, 3, height, width) uint8 RGB.
-            levels: which taps to return, in the backbone's order.
-
-        Returns:
-            (n, dims) float32, the levels side by side.
+            pixels: (n, 3, size, size) uint8 RGB.
+            turns: 4 for the average over the quarter turns of each picture, its regions turned back into place: what
+                a picture scanned on its side has in common with itself. It costs four passes.
         """
         batch = torch.from_numpy(pixels).to(self.device, non_blocking=True)
-        features = (batch.float().div_(255.0) - self._mean) / self._std
+        upright = (batch.float().div_(255.0) - self._mean) / self._std
+        levels, cells = self._pass(upright)
+        for turn in range(1, turns):
+            turned_levels, turned_cells = self._pass(torch.rot90(upright, turn, dims=(2, 3)))
+            levels += turned_levels
+            cells += torch.rot90(turned_cells, -turn, dims=(2, 3))
+        return fusing.Pooled(
+            levels=(levels / turns).cpu().numpy(),
+            cells=(cells / turns).flatten(2).transpose(1, 2).half().cpu().numpy(),
+        )
+
+    def _pass(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         features = features.contiguous(memory_format=torch.channels_last)
         pooled: list[torch.Tensor] = []
-        for name, tap in zip(LEVELS, self._taps, strict=True):
+        for name, tap in zip(fusing.LEVELS, self._taps, strict=True):
             features = tap(features)
-            if name in levels:
-                pooled.append(features.mean(dim=(2, 3)))
-        result: Vectors = torch.cat(pooled, dim=1).float().cpu().numpy()
-        return result
+            pooled.append(features.mean(dim=(2, 3)).float())
+            if name == fusing.CELL_LEVEL:
+                cells = torch.nn.functional.adaptive_avg_pool2d(features.float(), fusing.GRID)
+        return torch.cat(pooled, dim=1), cells
 
 
 class Embedder:
     """Backbone and fusion together: pixels in, fused embeddings out."""
 
-    def __init__(self, backbone: Backbone, fusion: Fusion) -> None:
+    def __init__(self, backbone: Backbone, fusion: fusing.Fusion) -> None:
         self._backbone = backbone
         self._fusion = fusion
 
@@ -77,18 +86,25 @@ class Embedder:
         """Length of the fused embedding."""
         return self._fusion.dims
 
-    def embed(self, pixels: npt.NDArray[np.uint8]) -> Vectors:
+    def embed(self, pixels: npt.NDArray[np.uint8]) -> fusing.Vectors:
         """Fused embeddings of a batch.
 
-        A photo's vector does not depend on the batch that it travels in, to fp16 rounding.
+        A photo's vector does not depend on the batch that it travels in, to fp16 rounding. Drawings, such as floor
+        plans, take four passes, since they are scanned on their side; other photos take one.
 
         Args:
             pixels: (n, 3, size, size) uint8 RGB, as `images.decode` gives them.
 
         Returns:
-            (n, dims) float32, each row of norm 1.
+            (n, dims) float32, as `fusing.Fusion.fuse` says.
         """
-        return self._fusion.fuse(self._backbone.pool(pixels, self._fusion.levels))
+        pooled = self._backbone.pool(pixels)
+        drawings = self._fusion.drawings(pooled.levels)
+        if drawings.any():
+            turned = self._backbone.pool(np.ascontiguousarray(pixels[drawings]), turns=TURNS)
+            pooled.levels[drawings] = turned.levels
+            pooled.cells[drawings] = turned.cells
+        return self._fusion.fuse(pooled, drawings)
 
 
 def choose_device(wanted: str) -> str:

@@ -59,7 +59,7 @@ def register(connection: database.Connection, model_bundle: bundle.Bundle) -> No
         card=json.Jsonb(
             {
                 "backbone": dataclasses.asdict(model_bundle.backbone),
-                "levels": list(model_bundle.fusion.levels),
+                "levels": list(model_bundle.fusion.projections),
                 "input_size": model_bundle.input_size,
                 "training": dict(model_bundle.training),
             }

@@ -18,7 +18,7 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import learning_cli, logs, processes, property_cli
+from workers import learning_cli, logs, processes, property_cli, training_cli
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -31,6 +31,7 @@ app = typer.Typer(
 worker = typer.Typer(no_args_is_help=True, help="Run a worker until it is told to stop.")
 app.add_typer(worker, name="worker")
 learning_cli.register(app)
+training_cli.register(app)
 property_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)

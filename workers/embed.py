@@ -11,7 +11,19 @@ from typing import Any
 import structlog
 import torch
 
-from core import bundle, database, embedding, errors, images, models, objects, photos, settings, weights
+from core import (
+    bundle,
+    database,
+    embedding,
+    errors,
+    fusing,
+    images,
+    models,
+    objects,
+    photos,
+    settings,
+    weights,
+)
 from workers import batching, logs, processes, tasks
 from workers.app import app, policy, publish_match
 
@@ -84,7 +96,7 @@ def prepare(config: settings.Settings) -> Worker:
     return _worker
 
 
-def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> embedding.Vectors:
+def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vectors:
     """The forward pass. What fails in it is the device's fault: the pixels were checked."""
     try:
         return embedder.embed(pixels)

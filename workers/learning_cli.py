@@ -1,4 +1,4 @@
-"""The commands `dedup evaluate` and `dedup train`: how good a bundle is, and how to get one of one's own."""
+"""The command `dedup evaluate`: how good a bundle is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from core import errors, settings
 if TYPE_CHECKING:
     # Importing torch takes seconds, and `dedup flags` needs none of it.
     from core import bundle
-    from core.learning import comparison, methods, pairs, properties
+    from core.learning import ablation, comparison, features, methods, pairs, properties
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -35,9 +35,8 @@ WeightsOption = Annotated[
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands to the command line."""
+    """Add the command to the command line."""
     app.command()(evaluate)
-    app.command()(train)
 
 
 def evaluate(
@@ -65,7 +64,7 @@ def evaluate(
     ] = False,
     with_ablation: Annotated[
         bool,
-        typer.Option("--ablation", help="With --output: train and compare other fusions; needs train rows."),
+        typer.Option("--ablation", help="With --output: what each part is worth; needs train rows."),
     ] = False,
     property_folders: Annotated[
         list[pathlib.Path] | None,
@@ -96,21 +95,20 @@ def evaluate(
         baselines.needs_extra("cv2", "imagehash")
     if output is not None:
         baselines.needs_extra("matplotlib")
-    model_bundle, pooled = _load(bundle_folder, weights_source)
-    own = methods.BundleMethod(model_bundle, pooled)
-    compared: list[methods.Method] = baselines.every(pooled, _cache()) if with_baselines else []
-    with _progress() as tell:
-        results = [comparison.measure(own, tasks, comparison.fixed(model_bundle.duplicate, tasks), tell)]
+    model_bundle, seen = _load(bundle_folder, weights_source)
+    own = methods.BundleMethod(model_bundle, seen)
+    compared: list[methods.Method] = baselines.every(seen, cache()) if with_baselines else []
+    with progress() as tell:
+        results = [comparison.measure(own, tasks, _decision(model_bundle, tasks), tell)]
         results += [comparison.measure(method, tasks, progress=tell) for method in compared]
         if sheet_file is not None:
             sheet.write(sheet_file, results[0], tasks)
         if output is not None:
             collections = [properties.of_pairs(task.measured) for task in tasks] + collections
             reports = _properties(collections, [own, *compared], results, seed, tell)
-            ablated = _ablation(whole, tasks, pooled, seed, tell) if with_ablation else []
-            title = f"bundle {model_bundle.name} ({model_bundle.id})"
+            ablated = _ablation(whole, tasks, seen, seed, tell) if with_ablation else []
             command = f"dedup {shlex.join(sys.argv[1:])}"
-            record.write(output, record.Record(title, command, tasks, results, reports, ablated), seed)
+            record.write(output, record.Record(model_bundle, command, tasks, results, reports, ablated), seed)
     if as_json:
         _print_json(sets, tasks, results[0])
         return
@@ -119,51 +117,11 @@ def evaluate(
         _output.print(f"Tables and plots: {output / record.PAGE}", soft_wrap=True, markup=False)
 
 
-def train(
-    pair_folders: Annotated[
-        list[pathlib.Path],
-        typer.Argument(metavar="PAIRS_DIR...", help="Each a folder with pairs*.csv and images/."),
-    ],
-    output: Annotated[pathlib.Path, typer.Option(help="Folder of the bundle.")],
-    name: Annotated[str | None, typer.Option(help="Of the bundle; default: its folder's name.")] = None,
-    seed: Annotated[int, typer.Option(help="The same one gives the same bundle on the same machine.")] = 0,
-    weights_source: WeightsOption = None,
-) -> None:
-    """Train a model bundle from labelled pairs, verify it, and say how good it is on val."""
-    from core import bundle, embedding, weights
-    from core.learning import pairs, training
-
-    config = settings.get()
-    sets = [pairs.read(path) for path in pair_folders]
-    source = weights.load(weights_source or config.backbone_weights)
-    with _progress() as tell:
-        made = training.train(
-            sets,
-            source,
-            output,
-            name=name or output.resolve().name,
-            seed=seed,
-            cache=_cache(),
-            device=embedding.choose_device(config.device),
-            progress=tell,
-        )
-    # Read back from the disk: what is printed is what a worker will load.
-    found = bundle.load(output)
-    if found.digest != made.digest:
-        raise errors.ConfigurationError(
-            f"{output}: expected a bundle with digest {made.digest}, found {found.digest}; train it again."
-        )
-    for key, figures in found.training["val"].items():
-        shown = ", ".join(f"{figure} {value}" for figure, value in figures.items())
-        _output.print(f"val {key}: {shown}", soft_wrap=True, markup=False)
-    _output.print(f"bundle {found.name} {found.digest}", soft_wrap=True, markup=False)
-
-
 def _load(
     bundle_folder: pathlib.Path | None, weights_source: str | None
-) -> tuple[bundle.Bundle, methods.Features]:
+) -> tuple[bundle.Bundle, features.Features]:
     from core import bundle, embedding, weights
-    from core.learning import methods
+    from core.learning import features
 
     config = settings.get()
     folder = bundle_folder or config.bundle
@@ -172,10 +130,11 @@ def _load(
     backbone = embedding.Backbone(weights.load(weights_source or config.backbone_weights), device)
     chosen = chosen or bundle.for_backbone(backbone.weights_sha256)
     bundle.check_backbone(chosen, backbone)
-    return chosen, methods.Features(backbone, chosen.input_size, _cache())
+    return chosen, features.Features(backbone, chosen.input_size, cache())
 
 
-def _cache() -> pathlib.Path | None:
+def cache() -> pathlib.Path | None:
+    """Where what the backbone sees is kept between runs, if anything can be kept."""
     folder = settings.get().data_dir / "cache"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,6 +177,12 @@ def _tasks(sets: Sequence[pairs.PairSet], val: Sequence[pairs.PairSet]) -> list[
     return tasks
 
 
+def _decision(model_bundle: bundle.Bundle, tasks: Sequence[comparison.Task]) -> comparison.Decision:
+    from core.learning import comparison
+
+    return comparison.fixed(model_bundle.decision, tasks, model_bundle.duplicate)
+
+
 def _properties(
     collections: Sequence[properties.Collection],
     every: Sequence[methods.Method],
@@ -232,7 +197,7 @@ def _properties(
         for method, result in zip(every, results, strict=True):
             label = f"{method.name}: whole properties of {collection.name}"
             scores = method.scores(collection.pair_set(), functools.partial(tell, label))
-            threshold = result.decision.common
+            threshold = result.decision.flags
             reports.append(properties.report(collection, scores, threshold, method.name, seed))
     return reports
 
@@ -240,13 +205,13 @@ def _properties(
 def _ablation(
     whole: Sequence[pairs.PairSet],
     tasks: Sequence[comparison.Task],
-    pooled: methods.Features,
+    seen: features.Features,
     seed: int,
     tell: Callable[[str, int, int], None],
-) -> list[comparison.Result]:
+) -> list[ablation.Ablated]:
     from core.learning import ablation
 
-    return ablation.run(whole, tasks, pooled, seed=seed, progress=tell)
+    return ablation.run(whole, tasks, seen, seed=seed, progress=tell)
 
 
 def _print_json(
@@ -273,7 +238,8 @@ def _print_table(rows: Sequence[comparison.Row]) -> None:
 
 
 @contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each stage, on stderr."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),

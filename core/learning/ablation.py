@@ -1,11 +1,12 @@
-"""Whether levels should be laid side by side: the same levels averaged, summed, alone, and each left out.
+"""What each part of the decision is worth: levels side by side or averaged, alone, left out, with cells and without.
 
-Levels have different numbers of channels, so they cannot be averaged as they are. Each is first carried to a common
-width by a fixed random matrix with orthonormal columns (or rows, where the level is the wider one). At 2,048, the
-width of the widest level, that loses nothing of any single level, so what is lost is lost by averaging; at 256 the
-vector is as short as averaging is done for. *Averaged* takes levels of norm 1, *summed* takes them as they are
-after standardising, so that a level counts by its number of channels; a constant factor changes neither a cosine
-nor the network, which standardises its inputs. Every row gets the same decision network, trained the same way.
+Every row gets the same decision network, fitted the same way to the same pairs, and sees a part of what a pair is
+described by. Levels have different numbers of channels, so to be averaged each is first carried to a common width by
+a fixed random matrix with orthonormal columns (or rows, where the level is the wider one). At 2,048, the width of
+the widest level, that loses nothing of any single level, so what is lost is lost by averaging; at 256 the vector is
+as short as averaging is done for. *Averaged* takes levels of norm 1, *summed* takes them as they are after
+standardising, so that a level counts by its number of channels. Like every level, their average is compared in the
+plain and in the whitened metric.
 """
 
 from __future__ import annotations
@@ -18,66 +19,153 @@ from typing import Literal
 
 import numpy as np
 
-from core import embedding, errors
-from core.learning import baselines, comparison, evaluation, fitting, methods, network, pairs, training
+from core import classifier, correspondence, fusing
+from core.learning import (
+    comparison,
+    evaluation,
+    examples,
+    features,
+    fitting,
+    methods,
+    pairs,
+    training,
+    whitening,
+)
 
-Combine = Literal["concatenated", "averaged", "summed"]
-
-_WIDTHS = {256: "layer1", 512: "layer2", 1024: "layer3", 2048: "layer4"}
-"""The level as which a vector of that width is passed to the decision network, which knows dims by level."""
+_PATIENT = fitting.Recipe()
 
 
 @dataclasses.dataclass(frozen=True)
-class Representation:
-    """How levels become one vector; `width` is that of the averaged or summed one."""
+class Variant:
+    """A part of what describes a pair: `columns` of `classifier.input_names`, or levels combined into one vector."""
 
     name: str
-    levels: tuple[str, ...]
-    combine: Combine = "concatenated"
+    columns: tuple[str, ...] = ()
+    combine: Literal["averaged", "summed"] | None = None
     width: int = 2048
-
-    def fusion(self, every: embedding.Fusion) -> embedding.Fusion:
-        """The parts that the decision network sees, out of the fusion of all levels."""
-        if self.combine == "concatenated":
-            mean, std = (
-                methods.level_columns(values[None], self.levels)[0] for values in (every.mean, every.std)
-            )
-            return embedding.Fusion(self.levels, mean, std)
-        nothing = np.zeros(self.width, np.float32)
-        return embedding.Fusion((_WIDTHS[self.width],), nothing, nothing + 1)
-
-    def vectors(self, raw: embedding.Vectors, every: embedding.Fusion) -> embedding.Vectors:
-        """(n, dims) of norm 1 out of (n, 3904) pooled levels."""
-        columns = methods.level_columns(raw, self.levels)
-        parts = dataclasses.replace(self, combine="concatenated").fusion(every)
-        if self.combine == "concatenated":
-            return parts.fuse(columns)
-        standard = (columns - parts.mean) / parts.std
-        total = np.zeros((len(raw), self.width), np.float32)
-        for level, place in parts.slices.items():
-            values = standard[:, place]
-            if self.combine == "averaged":
-                values = values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
-            total += values @ projection(level, self.width)
-        result: embedding.Vectors = total / np.maximum(np.linalg.norm(total, axis=1, keepdims=True), 1e-12)
-        return result
+    turned: bool = True
 
 
-ALL = tuple(embedding.LEVELS)
-REPRESENTATIONS = (
-    Representation("concatenated", ALL),
-    Representation("averaged, 2,048 wide", ALL, "averaged"),
-    Representation("averaged, 256 wide", ALL, "averaged", 256),
-    Representation("summed, 2,048 wide", ALL, "summed"),
-    *(Representation(f"{level} alone", (level,)) for level in ALL),
-    *(Representation(f"without {level}", tuple(other for other in ALL if other != level)) for level in ALL),
+@dataclasses.dataclass(frozen=True)
+class Ablated:
+    """What a variant reached: on the measured pairs, and (set → F1) on houses left out of train and val."""
+
+    result: comparison.Result
+    houses_left_out: dict[str, float]
+
+
+def _of(*levels: str, metrics: Sequence[str] = ("whitened", "plain")) -> tuple[str, ...]:
+    return (*(f"{level}_{metric}" for level in levels for metric in metrics), "drawings")
+
+
+_ALL = tuple(fusing.LEVELS)
+_EVERY = classifier.input_names(_ALL)
+VARIANTS = (
+    Variant("levels and cells", _EVERY),
+    Variant("levels and cells, plans not turned", _EVERY, turned=False),
+    Variant("levels and cells, not told of drawings", _EVERY[:-1]),
+    Variant("levels and cells, no votes", tuple(name for name in _EVERY if not name.startswith("displaced"))),
+    Variant("levels and cells, no mirrored", tuple(name for name in _EVERY if not name.endswith("mirrored"))),
+    Variant("cells alone", (*correspondence.NAMES, "drawings")),
+    Variant("levels, concatenated", _of(*_ALL)),
+    Variant("levels, whitened only", _of(*_ALL, metrics=("whitened",))),
+    Variant("levels, plain only", _of(*_ALL, metrics=("plain",))),
+    Variant("levels, averaged, 2,048 wide", combine="averaged"),
+    Variant("levels, averaged, 256 wide", combine="averaged", width=256),
+    Variant("levels, summed, 2,048 wide", combine="summed"),
+    *(Variant(f"{level} alone", _of(level)) for level in _ALL),
+    *(
+        Variant(f"levels without {level}", _of(*(other for other in _ALL if other != level)))
+        for level in _ALL
+    ),
 )
 
 
+class Describer:
+    """Describes pairs for any variant, from one fusion fitted to the train pictures."""
+
+    def __init__(self, seen: features.Features, sets: Sequence[pairs.PairSet], seed: int) -> None:
+        self._seen = seen
+        self._train = [training.learned(part) for part in sets]
+        self._whitened = whitening.fit(seen, self._train, seed)
+        self._inputs = classifier.Inputs(self._whitened.fusion.layout, self._whitened.variance)
+        self._kept: dict[tuple[object, ...], fusing.Vectors] = {}
+
+    def of(
+        self, variant: Variant, paths: tuple[pathlib.Path, ...], left: Sequence[int], right: Sequence[int]
+    ) -> fusing.Vectors:
+        """(n, F) float32 of pairs given as rows of `paths`."""
+        if variant.combine is not None:
+            return self._combined(variant, paths, left, right)
+        key = (variant.turned, paths, tuple(left), tuple(right))
+        if key not in self._kept:
+            fusion = self._whitened.fusion
+            if not variant.turned:
+                fusion = dataclasses.replace(
+                    fusion,
+                    drawing_weight=np.zeros_like(fusion.drawing_weight),
+                    drawing_bias=np.full_like(fusion.drawing_bias, -1.0),
+                )
+            vectors = self._seen.fused(paths, fusion)
+            drawn = self._whitened.fusion.drawings(self._seen.levels(paths))
+            vectors[:, fusion.layout.drawing] = np.where(drawn, 1.0, -1.0)
+            self._kept[key] = examples.inputs_of(self._inputs, vectors, np.array(left), np.array(right))
+        chosen = [self._inputs.names.index(name) for name in variant.columns]
+        return self._kept[key][:, chosen]
+
+    def _combined(
+        self, variant: Variant, paths: tuple[pathlib.Path, ...], left: Sequence[int], right: Sequence[int]
+    ) -> fusing.Vectors:
+        mean, projection, _ = self._metric(variant)
+        vectors, drawn = self._one_vector(variant, paths)
+        white = fusing.unit((vectors - mean) @ projection)
+        plain = fusing.unit(vectors)
+        columns = [
+            (white[left] * white[right]).sum(axis=1),
+            (plain[left] * plain[right]).sum(axis=1),
+            (drawn[left].astype(np.float32) + drawn[right]) / 2,
+        ]
+        return np.stack(columns, axis=1).astype(np.float32)
+
+    @functools.cache  # noqa: B019 - lives as long as one run of the ablation
+    def _metric(self, variant: Variant) -> tuple[fusing.Vectors, fusing.Vectors, fusing.Vectors]:
+        train = tuple(dict.fromkeys(path for part in self._train for path in part))
+        return whitening.whiten(self._one_vector(variant, train)[0], max(whitening.VALUES.values()))
+
+    def _one_vector(
+        self, variant: Variant, paths: tuple[pathlib.Path, ...]
+    ) -> tuple[fusing.Vectors, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
+        fusion = self._whitened.fusion
+        standard = (self._seen.levels(paths) - fusion.mean) / fusion.std
+        total = np.zeros((len(paths), variant.width), np.float32)
+        for level, place in fusing.slices().items():
+            values = standard[:, place]
+            if variant.combine == "averaged":
+                values = fusing.unit(values)
+            total += values @ projection(level, variant.width)
+        return total, fusion.drawings(self._seen.levels(paths))
+
+
+class Method:
+    """A variant's network, as a way to score pairs."""
+
+    def __init__(self, variant: Variant, describer: Describer, network: fitting.Network) -> None:
+        self.name = variant.name
+        self._variant = variant
+        self._describer = describer
+        self._network = network
+
+    def scores(self, pair_set: pairs.PairSet, progress: methods.Progress | None = None) -> evaluation.Scores:
+        """(n,) logits."""
+        del progress
+        left, right = methods.indices(pair_set)
+        return self._network.logits(self._describer.of(self._variant, pair_set.pictures, left, right))
+
+
 @functools.cache
-def projection(level: str, width: int) -> embedding.Vectors:
+def projection(level: str, width: int) -> fusing.Vectors:
     """(channels, width) float32 with orthonormal rows, or columns where the level has more channels than that."""
-    channels = embedding.LEVELS[level]
+    channels = fusing.LEVELS[level]
     if channels == width:
         # The others are turned at random against it, so turning it too would change nothing.
         return np.eye(width, dtype=np.float32)
@@ -86,108 +174,46 @@ def projection(level: str, width: int) -> embedding.Vectors:
     return np.ascontiguousarray(basis if channels >= width else basis.T, dtype=np.float32)
 
 
-class Cosine:
-    """Plain cosine of a representation."""
-
-    def __init__(
-        self, representation: Representation, pooled: methods.Features, every: embedding.Fusion
-    ) -> None:
-        self.name = f"{representation.name}, cosine"
-        self._representation = representation
-        self._pooled = pooled
-        self._every = every
-
-    def scores(self, pair_set: pairs.PairSet, progress: methods.Progress | None = None) -> evaluation.Scores:
-        """(n,) in −1…1."""
-        raw = self._pooled.of(pair_set.pictures, progress)
-        return baselines.cosines(self._representation.vectors(raw, self._every), pair_set)
-
-
-class Trained:
-    """The decision network over a representation."""
-
-    def __init__(
-        self,
-        representation: Representation,
-        pooled: methods.Features,
-        every: embedding.Fusion,
-        model: network.Network,
-    ) -> None:
-        self.name = f"{representation.name}, network"
-        self._representation = representation
-        self._pooled = pooled
-        self._every = every
-        self._model = model
-
-    def scores(self, pair_set: pairs.PairSet, progress: methods.Progress | None = None) -> evaluation.Scores:
-        """(n,) logits."""
-        raw = self._pooled.of(pair_set.pictures, progress)
-        left, right = methods.indices(pair_set)
-        table = fitting.Table(np.array(left, np.int64), np.array(right, np.int64), methods.labels(pair_set))
-        return fitting.logits_of(self._model, self._representation.vectors(raw, self._every), table)
-
-
 def run(
     sets: Sequence[pairs.PairSet],
     tasks: Sequence[comparison.Task],
-    pooled: methods.Features,
+    seen: features.Features,
     *,
-    recipe: fitting.Recipe | None = None,
+    recipe: fitting.Recipe = _PATIENT,
     seed: int = 0,
-    representations: Sequence[Representation] = REPRESENTATIONS,
+    variants: Sequence[Variant] = VARIANTS,
     progress: comparison.MethodProgress | None = None,
-) -> list[comparison.Result]:
-    """Train and measure every representation, by the decision network and by plain cosine.
+) -> list[Ablated]:
+    """Fit and measure every variant; thresholds are chosen on the train and val pairs of houses left out.
 
     Args:
-        sets: with train and val pairs; only the labelled pairs are learned from, the same ones for each row.
-        tasks: to measure on; thresholds are chosen on their val pairs.
+        sets: with train and val pairs.
+        tasks: to measure on, one for each set.
         seed: of the networks.
 
     Raises:
         ConfigurationError: a set has no train or no val pairs of both labels.
     """
-    learn, watch = (_split(sets, split) for split in ("train", "val"))
-    pictures = list(dict.fromkeys(path for part in (*learn, *watch) for path in part.pictures))
-    rows = {path: row for row, path in enumerate(pictures)}
-    raw = pooled.of(
-        pictures, None if progress is None else lambda done, all_: progress("features", done, all_)
-    )
-    every = training.fusion_of(raw[: len({path for part in learn for path in part.pictures})])
+    table = examples.gather(sets, recipe, seed)
+    describer = Describer(seen, sets, seed)
     results = []
-    for done, representation in enumerate(representations):
+    for done, variant in enumerate(variants):
         if progress is not None:
-            progress("ablation", done, len(representations))
-        model = fitting.fit(
-            representation.vectors(raw, every),
-            representation.fusion(every),
-            _table(learn, rows),
-            _table(watch, rows),
-            recipe or fitting.Recipe(),
-            seed,
-        )
-        results.append(comparison.measure(Trained(representation, pooled, every, model), tasks))
-        results.append(comparison.measure(Cosine(representation, pooled, every), tasks))
-    if progress is not None:
-        progress("ablation", len(representations), len(representations))
-    return results
-
-
-def _split(sets: Sequence[pairs.PairSet], split: str) -> list[pairs.PairSet]:
-    parts = [pair_set.of(split) for pair_set in sets]
-    for part in parts:
-        if {pair.duplicate for pair in part.pairs} != {True, False}:
-            raise errors.ConfigurationError(
-                f"Pair set {part.name}: the ablation needs {split} pairs of both labels, found {len(part.pairs)} "
-                f"pairs; put pairs*.csv with {split} rows into the same folder."
+            progress("ablation", done, len(variants))
+        inputs = describer.of(variant, table.paths, table.left.tolist(), table.right.tolist())
+        described = fitting.Examples(inputs, table.duplicate, examples.counts(table), table.houses)
+        network, logits = fitting.leave_houses_out(described, recipe, seed)
+        held = {
+            task.name: (logits[table.part == number], table.duplicate[table.part == number])
+            for number, task in enumerate(tasks)
+        }
+        decision = comparison.choose(held)
+        results.append(
+            Ablated(
+                comparison.measure(Method(variant, describer, network), tasks, decision),
+                {name: evaluation.f1_at(*part, decision.common) for name, part in held.items()},
             )
-    return parts
-
-
-def _table(parts: Sequence[pairs.PairSet], rows: dict[pathlib.Path, int]) -> fitting.Table:
-    found = [(part.images, pair) for part in parts for pair in part.pairs]
-    return fitting.Table(
-        np.array([rows[images / pair.a] for images, pair in found], np.int64),
-        np.array([rows[images / pair.b] for images, pair in found], np.int64),
-        np.array([pair.duplicate for _, pair in found], np.bool_),
-    )
+        )
+    if progress is not None:
+        progress("ablation", len(variants), len(variants))
+    return results

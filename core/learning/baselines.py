@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import numpy.typing as npt
 
-from core import embedding, errors, images
+from core import errors, fusing, images
 from core.learning import evaluation, features, methods, pairs
 
 _HASH_BITS = 64
@@ -42,8 +42,8 @@ class PerceptualHash:
 class LevelCosine:
     """Cosine of one level's global averages, as the backbone gives them."""
 
-    def __init__(self, pooled: methods.Features, level: str = "layer4") -> None:
-        self._pooled = pooled
+    def __init__(self, seen: features.Features, level: str = "layer4") -> None:
+        self._seen = seen
         self._level = level
 
     @property
@@ -53,11 +53,11 @@ class LevelCosine:
 
     def scores(self, pair_set: pairs.PairSet, progress: methods.Progress | None = None) -> evaluation.Scores:
         """(n,) in −1…1. Raises as `methods.Method.scores`."""
-        raw = methods.level_columns(self._pooled.of(pair_set.pictures, progress), [self._level])
-        return cosines(raw, pair_set)
+        levels = self._seen.levels(pair_set.pictures, progress)
+        return cosines(levels[:, fusing.slices()[self._level]], pair_set)
 
 
-def cosines(vectors: embedding.Vectors, pair_set: pairs.PairSet) -> evaluation.Scores:
+def cosines(vectors: fusing.Vectors, pair_set: pairs.PairSet) -> evaluation.Scores:
     """(n,) cosines of the pairs; `vectors` are (pictures, dims) in the order of `pair_set.pictures`."""
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     unit = vectors / np.maximum(norms, 1e-12)
@@ -66,7 +66,7 @@ def cosines(vectors: embedding.Vectors, pair_set: pairs.PairSet) -> evaluation.S
     return result
 
 
-def every(pooled: methods.Features, cache: pathlib.Path | None = None) -> list[methods.Method]:
+def every(seen: features.Features, cache: pathlib.Path | None = None) -> list[methods.Method]:
     """All baselines.
 
     Raises:
@@ -82,7 +82,7 @@ def every(pooled: methods.Features, cache: pathlib.Path | None = None) -> list[m
         for matcher in matchers
         for geometry in keypoints.GEOMETRIES
     ]
-    return [*local, PerceptualHash(), LevelCosine(pooled)]
+    return [*local, PerceptualHash(), LevelCosine(seen)]
 
 
 def needs_extra(*modules: str) -> None:

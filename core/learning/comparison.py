@@ -50,11 +50,18 @@ class Decision:
         thresholds: by set: the baselines get one for each, which spares them to be one model for all.
         common: the single threshold for pooled pairs and for whole properties.
         scale: mean, deviation, slope and offset of the logit; nothing where scores are probabilities already.
+        band: where pairs are flagged without a person, if that is another threshold than the common one.
     """
 
     thresholds: Mapping[str, float]
     common: float
     scale: tuple[float, float, float, float] | None = None
+    band: float | None = None
+
+    @property
+    def flags(self) -> float:
+        """From where on pairs are flagged without a person."""
+        return self.common if self.band is None else self.band
 
     def probabilities(self, scores: evaluation.Scores) -> evaluation.Scores:
         """(n,) in 0…1."""
@@ -87,9 +94,9 @@ class Row:
     margin: bootstrap.Estimate | None
 
 
-def fixed(threshold: float, tasks: Sequence[Task]) -> Decision:
+def fixed(threshold: float, tasks: Sequence[Task], band: float | None = None) -> Decision:
     """One threshold for all: how a bundle decides."""
-    return Decision({task.name: threshold for task in tasks}, threshold)
+    return Decision({task.name: threshold for task in tasks}, threshold, band=band)
 
 
 def choose(val: Mapping[str, tuple[evaluation.Scores, evaluation.Labels]]) -> Decision:

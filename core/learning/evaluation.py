@@ -45,10 +45,17 @@ def report(scores: Scores, labels: Labels, threshold: float) -> Report:
         threshold=threshold,
         precision=hits / found if found else 1.0,
         recall=hits / wanted if wanted else 1.0,
-        f1=2 * hits / (found + wanted) if found + wanted else 1.0,
+        f1=f1_at(scores, labels, threshold),
         average_precision=average_precision(scores, labels),
         calibration_error=calibration_error(scores, labels),
     )
+
+
+def f1_at(scores: Scores, labels: Labels, threshold: float) -> float:
+    """F1 of what is flagged at or above `threshold`, whatever the scores are."""
+    flagged = scores >= threshold
+    total = int(flagged.sum() + labels.sum())
+    return 2 * int((flagged & labels).sum()) / total if total else 1.0
 
 
 def average_precision(scores: Scores, labels: Labels) -> float:

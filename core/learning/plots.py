@@ -101,10 +101,9 @@ def ablation(path: pathlib.Path, rows: Sequence[comparison.Row]) -> None:
             centre - [estimate.low for estimate in values],
             np.array([estimate.high for estimate in values]) - centre,
         ]
-        colours = [_COLOURS[6] if method.endswith("network") else _COLOURS[1] for method in names]
         height = np.arange(len(names))[::-1]
         panel.errorbar(centre, height, xerr=spread, fmt="none", ecolor="#7f7f7f", elinewidth=1.0, zorder=2)
-        panel.scatter(centre, height, c=colours, s=18, zorder=3)
+        panel.scatter(centre, height, color=_COLOURS[6], s=18, zorder=3)
         panel.set(title=name, xlabel="F1", xlim=(0.5, 1.0), ylim=(-0.7, len(names) - 0.3))
         panel.set_yticks(height, names if panel is panels[0] else [""] * len(names))
         panel.grid(axis="y", visible=False)

@@ -1,4 +1,4 @@
-"""Trains a model bundle from labelled pair sets; also the command that makes the shipped ones again."""
+"""Trains a model bundle from pair sets; also the command that makes the shipped ones again."""
 
 from __future__ import annotations
 
@@ -12,27 +12,20 @@ from typing import Any
 import numpy as np
 
 from core import bundle, classifier, embedding, errors, weights
-from core.learning import evaluation, features, fitting, pairs
+from core.learning import evaluation, examples, features, fitting, pairs, whitening
 
 INPUT_SIZE = 224
+PRECISION = 0.99
+"""Least precision of what is flagged without a person."""
+
 Progress = Callable[[str, int, int], None]
-"""Called with the stage (``features`` or ``training``), the steps done and the steps in all."""
+"""Called with the stage (``features``, ``drawings`` or ``training``), the steps done and the steps in all."""
 
 _REVIEW_PRECISION = 0.8
 _REVIEW_LEAST = 0.1
-_LEAST_STD = 0.1
-"""Least deviation of a channel, as a share of the median one of its level's channels that vary at all."""
 _PROVENANCE = (
     "Trained on pictures that are not part of this bundle; their licence decides what it may be used for."
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Data:
-    vectors: embedding.Vectors
-    fusion: embedding.Fusion
-    learn: fitting.Table
-    watch: dict[str, fitting.Table]
 
 
 def train(
@@ -45,74 +38,72 @@ def train(
     recipe: fitting.Recipe | None = None,
     cache: pathlib.Path | None = None,
     device: str = "cpu",
-    precision: float = 0.0,
+    seen: features.Features | None = None,
+    precision: float = PRECISION,
     provenance: str = _PROVENANCE,
     progress: Progress | None = None,
 ) -> bundle.Bundle:
-    """Train a bundle on the train pairs of the sets; stop, calibrate and choose thresholds on their val pairs.
+    """Train a bundle on the train and val pairs of the sets.
 
+    The fusion is fitted to the train pictures. The decision network is fitted leaving houses out (see `fitting`):
+    calibration, thresholds and the figures on the card rest on what networks said of houses that they had not seen.
     Test pairs are not read. The same sets, weights, recipe and seed give the same digest on the same machine.
 
     Args:
-        pair_sets: each with pairs in train and in val.
+        pair_sets: each with pairs of both labels in train and val.
         source: the backbone's weights.
         output: folder of the bundle.
         name: of the bundle.
         cache: folder where the backbone's outputs are kept between trainings.
-        precision: least precision of flags on all val pairs together; raises the threshold where it must.
+        seen: the outputs of a backbone with these weights, where the caller has it at hand already.
+        precision: least precision of the `duplicate` band, on the val pairs and on all.
         provenance: what the data may be used for, for the card.
 
     Raises:
-        ConfigurationError: a set has no train or val pairs, or only one label there; a picture cannot be read.
+        ConfigurationError: a set has not both labels among its train and val pairs; all pairs are of one property;
+            a picture cannot be read; no threshold reaches the precision.
     """
     recipe = recipe or fitting.Recipe()
-    backbone = embedding.Backbone(source, device)
-    data = _prepare(pair_sets, backbone, recipe, seed, cache, progress)
-    watch = _joined(list(data.watch.values()))
-    tell = None if progress is None else _stage(progress, "training")
-    model = fitting.fit(data.vectors, data.fusion, data.learn, watch, recipe, seed, tell)
-    # The sets count alike, or the largest of them, and the easiest, would be calibrated alone.
-    counts = [np.full(len(table), len(watch) / len(data.watch) / len(table)) for table in data.watch.values()]
-    logits = fitting.logits_of(model, data.vectors, watch)
-    slope, offset = fitting.calibrate(logits, watch.duplicate, np.concatenate(counts))
-    head = classifier.PairClassifier(data.fusion.levels, model.tensors(slope, offset))
-    scores = {
-        key: head.score(data.vectors[table.left], data.vectors[table.right])
-        for key, table in data.watch.items()
-    }
-    pooled = np.concatenate(list(scores.values()))
-    duplicate, review = _thresholds(
-        [(scores[key], table.duplicate) for key, table in data.watch.items()], precision
+    seen = seen or features.Features(embedding.Backbone(source, device), INPUT_SIZE, cache)
+    table = examples.gather(pair_sets, recipe, seed)
+    if len(np.unique(table.houses)) < 2:
+        raise errors.ConfigurationError(
+            "Every pair is of one property, and what holds for others is learned from others: give pairs of several."
+        )
+    whitened = whitening.fit(seen, [learned(part) for part in pair_sets], seed, _stage(progress, "features"))
+    vectors = seen.fused(table.paths, whitened.fusion, _stage(progress, "features of all splits"))
+    inputs = classifier.Inputs(whitened.fusion.layout, whitened.variance)
+    described = examples.describe(table, vectors, inputs)
+    network, logits = fitting.leave_houses_out(described, recipe, seed, _stage(progress, "training"))
+    labelled = table.part >= 0
+    slope, offset = fitting.calibrate(
+        logits[labelled], table.duplicate[labelled], described.counts[labelled].astype(np.float64)
+    )
+    scores = 1 / (1 + np.exp(-np.clip(slope * logits + offset, -80, 80)))
+    duplicate, decision, review = _thresholds(table, scores, precision)
+    head = classifier.PairClassifier(
+        whitened.fusion.layout, {"variance": whitened.variance, **network.tensors(slope, offset)}
     )
     record: dict[str, Any] = {
         "provenance": provenance,
         "seed": seed,
         "recipe": dataclasses.asdict(recipe),
         "sets": [_counts(pair_set) for pair_set in pair_sets],
-        "val": {key: _figures(scores[key], table.duplicate, duplicate) for key, table in data.watch.items()}
-        | {"pooled": _figures(pooled, watch.duplicate, duplicate)},
+        "houses_left_out": _figures(pair_sets, table, scores, table.part >= 0, decision, duplicate),
+        "val": _figures(pair_sets, table, scores, table.val, decision, duplicate),
     }
     return bundle.save(
         output,
         name=name,
-        fusion=data.fusion,
+        fusion=whitened.fusion,
         classifier=head,
         backbone=bundle.BackboneReference(bundle.ARCHITECTURE, source.name, source.sha256),
         input_size=INPUT_SIZE,
         duplicate=duplicate,
+        decision=decision,
         review=review,
         training=record,
     )
-
-
-def fusion_of(raw: embedding.Vectors) -> embedding.Fusion:
-    """Means and deviations of (n, 3904) pooled levels."""
-    std = raw.std(axis=0)
-    for place in embedding.Fusion(tuple(embedding.LEVELS), std, std).slices.values():
-        # A channel that hardly varies here may do so in an unseen house, and would then drown its level.
-        living = std[place][std[place] > 0]
-        std[place] = np.maximum(std[place], _LEAST_STD * float(np.median(living)) if len(living) else 1.0)
-    return embedding.Fusion(tuple(embedding.LEVELS), raw.mean(axis=0), std)
 
 
 def reissue(
@@ -131,82 +122,10 @@ def reissue(
         backbone=backbone,
         input_size=made.input_size,
         duplicate=made.duplicate,
+        decision=made.decision,
         review=made.review,
         training=dict(made.training) | {"backbone_note": note},
     )
-
-
-def _prepare(
-    pair_sets: Sequence[pairs.PairSet],
-    backbone: embedding.Backbone,
-    recipe: fitting.Recipe,
-    seed: int,
-    cache: pathlib.Path | None,
-    progress: Progress | None,
-) -> _Data:
-    rows: dict[pathlib.Path, int] = {}
-    learn = [_table(pair_set, "train", rows) for pair_set in pair_sets]
-    learned = len(rows)
-    watch = {pair_set.name: _table(pair_set, "val", rows) for pair_set in pair_sets}
-    tell = None if progress is None else _stage(progress, "features")
-    raw = features.pooled(list(rows), backbone, input_size=INPUT_SIZE, cache=cache, progress=tell)
-    fusion = fusion_of(raw[:learned])
-    made = _self_labelled(learn, recipe, np.random.default_rng(seed))
-    return _Data(fusion.fuse(raw), fusion, _joined([*learn, made]), watch)
-
-
-def _table(pair_set: pairs.PairSet, split: str, rows: dict[pathlib.Path, int]) -> fitting.Table:
-    part = pair_set.of(split)
-    labels = {pair.duplicate for pair in part.pairs}
-    if labels != {True, False}:
-        raise errors.ConfigurationError(
-            f"Pair set {pair_set.name}: expected pairs of both labels in split {split}, found "
-            f"{len(part.pairs)} pairs with labels {sorted(int(label) for label in labels)}."
-        )
-    left = [rows.setdefault(part.images / pair.a, len(rows)) for pair in part.pairs]
-    right = [rows.setdefault(part.images / pair.b, len(rows)) for pair in part.pairs]
-    duplicate = [pair.duplicate for pair in part.pairs]
-    return fitting.Table(np.array(left, np.int64), np.array(right, np.int64), np.array(duplicate, np.bool_))
-
-
-def _self_labelled(
-    learn: Sequence[fitting.Table], recipe: fitting.Recipe, random: np.random.Generator
-) -> fitting.Table:
-    labelled = sum(len(table) for table in learn)
-    pictures = [np.unique(np.concatenate([table.left, table.right])) for table in learn]
-    same = random.choice(np.concatenate(pictures), round(recipe.identical * labelled))
-    made = [fitting.Table(same, same, np.ones(len(same), np.bool_))]
-    if len(pictures) > 1:
-        count = round(recipe.strangers * labelled)
-        first = random.integers(0, len(pictures), count)
-        second = (first + random.integers(1, len(pictures), count)) % len(pictures)
-        left = np.array([random.choice(pictures[place]) for place in first], np.int64)
-        right = np.array([random.choice(pictures[place]) for place in second], np.int64)
-        made.append(fitting.Table(left, right, np.zeros(count, np.bool_)))
-    return _joined(made)
-
-
-def _joined(tables: Sequence[fitting.Table]) -> fitting.Table:
-    result = tables[0]
-    for table in tables[1:]:
-        result = result + table
-    return result
-
-
-def _thresholds(
-    watch: Sequence[tuple[evaluation.Scores, evaluation.Labels]], precision: float
-) -> tuple[float, float]:
-    # The sets count alike, however many pairs each has.
-    best = evaluation.best_mean_f1(watch)[0]
-    scores = np.concatenate([part[0] for part in watch])
-    labels = np.concatenate([part[1] for part in watch])
-    precise = evaluation.threshold_at_precision(scores, labels, precision)
-    if precise is None:
-        raise errors.ConfigurationError(f"No threshold reaches a precision of {precision} on the val pairs.")
-    duplicate = round(max(best, precise), 4)
-    loose = evaluation.threshold_at_precision(scores, labels, _REVIEW_PRECISION)
-    review = max(_REVIEW_LEAST, loose if loose is not None else duplicate)
-    return duplicate, round(min(duplicate, review), 4)
 
 
 def _counts(pair_set: pairs.PairSet) -> dict[str, Any]:
@@ -217,13 +136,66 @@ def _counts(pair_set: pairs.PairSet) -> dict[str, Any]:
     }
 
 
-def _figures(scores: evaluation.Scores, duplicate: evaluation.Labels, threshold: float) -> dict[str, Any]:
-    values = dataclasses.asdict(evaluation.report(scores, duplicate, threshold))
-    return {key: round(value, 4) if isinstance(value, float) else value for key, value in values.items()}
+def _thresholds(
+    table: examples.Table, scores: evaluation.Scores, precision: float
+) -> tuple[float, float, float]:
+    """Of the duplicate band, of the best F1, and of the review band."""
+    sets = [(scores[here], table.duplicate[here]) for here in (table.part == part for part in _parts(table))]
+    decision = evaluation.best_mean_f1(sets)[0]
+    labelled = table.part >= 0
+    precise = [
+        evaluation.threshold_at_precision(scores[here], table.duplicate[here], precision)
+        for here in (labelled, labelled & table.val)
+        if table.duplicate[here].any()
+    ]
+    reached = [threshold for threshold in precise if threshold is not None]
+    if len(reached) < len(precise):
+        raise errors.ConfigurationError(
+            f"No threshold reaches a precision of {precision}: what is flagged would be wrong more often. "
+            "Give more or cleaner pairs, or ask for less with --precision."
+        )
+    duplicate = min(round(max(decision, *reached), 4), 1.0)
+    loose = evaluation.threshold_at_precision(scores[labelled], table.duplicate[labelled], _REVIEW_PRECISION)
+    review = max(_REVIEW_LEAST, loose if loose is not None else decision)
+    return duplicate, round(min(decision, duplicate), 4), round(min(decision, duplicate, review), 4)
 
 
-def _stage(progress: Progress, stage: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(stage, done, total)
+def learned(pair_set: pairs.PairSet) -> tuple[pathlib.Path, ...]:
+    """The train pictures; of a small set without any, the others that are not for testing."""
+    return pair_set.of("train").pictures or pair_set.of("val").pictures
+
+
+def _parts(table: examples.Table) -> list[int]:
+    return sorted(set(table.part[table.part >= 0].tolist()))
+
+
+def _figures(
+    pair_sets: Sequence[pairs.PairSet],
+    table: examples.Table,
+    scores: evaluation.Scores,
+    chosen: evaluation.Labels,
+    decision: float,
+    duplicate: float,
+) -> dict[str, Any]:
+    parts = {pair_sets[part].name: table.part == part for part in _parts(table)}
+    result = {}
+    for name, here in (parts | {"pooled": table.part >= 0}).items():
+        labels, values = table.duplicate[here & chosen], scores[here & chosen]
+        band = evaluation.report(values, labels, duplicate)
+        if not len(labels):
+            continue
+        found = dataclasses.asdict(evaluation.report(values, labels, decision)) | {
+            "band_precision": band.precision,
+            "band_recall": band.recall,
+        }
+        result[name] = {
+            key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()
+        }
+    return result
+
+
+def _stage(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, total: progress(stage, done, total)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -235,7 +207,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cache", type=pathlib.Path, help="folder for the backbone's outputs")
-    parser.add_argument("--precision", type=float, default=0.0, help="least precision of flags on val")
+    parser.add_argument("--precision", type=float, default=PRECISION, help="least precision of flags")
     parser.add_argument("--provenance", default=_PROVENANCE)
     parser.add_argument(
         "--reissue",
@@ -264,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except errors.ConfigurationError as error:
         sys.exit(str(error))
     print(f"\n{made.name} {made.digest}")
-    for key, figures in made.training["val"].items():
+    for key, figures in made.training["houses_left_out"].items():
         print(f"{key}: {figures}")
 
 

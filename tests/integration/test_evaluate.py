@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from core import bundle
-from core.drawing import overlays, rooms
+from core.drawing import overlays, properties, rooms
 from core.learning import pairs
 
 WEIGHTS = ("--weights", "untrained")
@@ -73,10 +73,10 @@ def test_json_is_all_there_is_on_stdout(home: pathlib.Path, pair_set: pathlib.Pa
     assert list(found) == ["set", "pairs", "f1", "precision", "recall", "average_precision", "threshold"]
     assert (found["set"], found["pairs"]) == ("drawn", 6)
     untrained = next(item for item in bundle.shipped().values() if item.untrained)
-    assert found["threshold"] == untrained.duplicate
+    assert found["threshold"] == untrained.decision
     assert all(0 <= found[key] <= 1 for key in ("f1", "precision", "recall", "average_precision"))
     assert "untrained" in shown.stderr
-    assert list((home / "cache").rglob("*.npy"))
+    assert list((home / "cache").rglob("*.safetensors"))
     again = dedup(home, "evaluate", pair_set, *WEIGHTS, "--json")
     assert again.stdout == shown.stdout
 
@@ -160,15 +160,37 @@ def test_baselines_need_val_pairs(home: pathlib.Path, pair_set: pathlib.Path, tm
 def test_train_ends_with_a_bundle_that_evaluates(
     home: pathlib.Path, pair_set: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    shown = dedup(home, "train", pair_set, "--output", tmp_path / "mine", "--seed", "1", *WEIGHTS)
+    shown = dedup(
+        home, "train", pair_set, "--output", tmp_path / "mine", "--seed", "1", "--precision", "0.5", *WEIGHTS
+    )
     assert shown.returncode == 0, shown.stderr
     made = bundle.load(tmp_path / "mine")
     assert made.name == "mine"
     assert f"bundle mine {made.digest}" in shown.stdout
-    assert "val drawn: " in shown.stdout
+    assert "houses left out, drawn: " in shown.stdout
     measured = dedup(
         home, "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--bundle", tmp_path / "mine", "--json"
     )
-    assert json.loads(measured.stdout)["threshold"] == made.duplicate
-    nothing = dedup(home, "train", tmp_path, "--output", tmp_path / "other", *WEIGHTS)
-    assert (nothing.returncode, nothing.stdout) == (78, "")
+    assert json.loads(measured.stdout)["threshold"] == made.decision
+    for arguments, message in (((tmp_path,), "expected pairs*.csv"), ((), "Nothing to train on")):
+        nothing = dedup(home, "train", *arguments, "--output", tmp_path / "other", *WEIGHTS)
+        assert (nothing.returncode, nothing.stdout) == (78, "")
+        assert message in " ".join(nothing.stderr.split())
+
+
+def test_train_needs_no_labels(home: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for number, (photos, _) in enumerate(properties.draw_properties(8, seed=3)):
+        for photo in photos:
+            path = tmp_path / "photos" / str(number) / photo.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(photo.jpeg)
+    (tmp_path / "photos" / "0" / "broken.jpg").write_bytes(b"no picture")
+    shown = dedup(
+        home, "train", "--photos", tmp_path / "photos", "--made-pairs", "50", "--output", tmp_path / "mine",
+        "--precision", "0.5", *WEIGHTS,
+    )  # fmt: skip
+    assert shown.returncode == 0, shown.stderr
+    made = bundle.load(tmp_path / "mine")
+    assert {part["name"] for part in made.training["sets"]} >= {"self-overlays", "self-angles"}
+    assert "broken.jpg" in shown.stderr
+    assert not list((home / "cache").glob("training-*"))

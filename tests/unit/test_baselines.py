@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import importlib
 import pathlib
-from typing import Any, cast
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image, ImageEnhance
 
-from core import embedding, errors
+from core import classifier, errors, fusing
 from core.drawing import overlays, rooms
-from core.learning import ablation, baselines, comparison, features, fitting, methods, network, pairs
+from core.learning import ablation, baselines, comparison, features, fitting, pairs
+from tests.unit import fusions
 
 cv2 = pytest.importorskip("cv2")
 pytest.importorskip("imagehash")
@@ -92,66 +95,63 @@ def test_the_hash_forgives_size_and_tone_but_not_a_turn(drawn: pairs.PairSet) ->
 
 
 def test_a_level_cosine_is_the_cosine_of_that_level() -> None:
-    raw = np.random.default_rng(0).random((2, features.DIMS)).astype(np.float32)
+    raw = fusions.pooled(2, seed=0)
     pair_set = pairs.PairSet("s", pathlib.Path("none"), (_pair("a", "b", True),))
     (score,) = baselines.LevelCosine(_held(pair_set, raw), "layer4").scores(pair_set)
-    left, right = raw[:, -2048:]
+    left, right = raw.levels[:, -2048:]
     assert score == pytest.approx(left @ right / np.linalg.norm(left) / np.linalg.norm(right))
 
 
 @pytest.mark.parametrize("level", ["stem", "layer2", "layer4"])
 def test_projections_to_a_common_width_keep_a_narrow_level_whole(level: str) -> None:
     wide = ablation.projection(level, 2048)
-    np.testing.assert_allclose(wide @ wide.T, np.eye(embedding.LEVELS[level]), atol=1e-5)
+    np.testing.assert_allclose(wide @ wide.T, np.eye(fusing.LEVELS[level]), atol=1e-5)
     narrow = ablation.projection("layer4", 256)
     np.testing.assert_allclose(narrow.T @ narrow, np.eye(256), atol=1e-5)
 
 
-def test_averaged_levels_of_one_direction_each_meet_in_one_vector() -> None:
-    raw = np.random.default_rng(1).normal(size=(6, features.DIMS)).astype(np.float32)
-    every = embedding.Fusion(
-        ablation.ALL, np.zeros(features.DIMS, np.float32), np.ones(features.DIMS, np.float32)
-    )
-    for representation in ablation.REPRESENTATIONS:
-        vectors = representation.vectors(raw, every)
-        assert vectors.shape == (6, representation.fusion(every).dims)
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-4)
-    concatenated = ablation.REPRESENTATIONS[0].vectors(raw, every)
-    np.testing.assert_allclose(concatenated, every.fuse(raw), rtol=1e-5)
-    # Only a sum lets a level count by its size; the average gives each the same share.
-    louder = raw.copy()
-    louder[:, -2048:] *= 10
-    averaged, summed = ablation.REPRESENTATIONS[1], ablation.REPRESENTATIONS[3]
-    np.testing.assert_allclose(averaged.vectors(louder, every), averaged.vectors(raw, every), atol=1e-5)
-    assert np.abs(summed.vectors(louder, every) - summed.vectors(raw, every)).max() > 0.01
-
-
-def test_the_ablation_trains_each_representation_alike() -> None:
+def test_the_ablation_fits_each_variant_to_its_own_part() -> None:
     random = np.random.default_rng(2)
     names = [f"{room}-{view}" for room in range(24) for view in (0, 1)]
-    centres = np.repeat(random.normal(size=(24, features.DIMS)), 2, axis=0)
-    raw = (centres + 0.3 * random.normal(size=centres.shape)).astype(np.float32)
+    # Rooms differ in layer4 and in nothing else.
+    levels = random.normal(size=(48, fusions.EVERY)).astype(np.float32)
+    levels[:, -2048:] = np.repeat(random.normal(size=(24, 2048)), 2, axis=0) + 0.3 * levels[:, -2048:]
+    seen = fusing.Pooled(levels, random.normal(size=(48, fusing.CELLS, fusions.CELL)).astype(np.float16))
     found = []
-    for split, first in (("train", 0), ("val", 12), ("test", 18)):
-        last = {"train": 12, "val": 18, "test": 24}[split]
-        found += [_pair(f"{room}-0", f"{room}-1", True, split) for room in range(first, last)]
-        found += [_pair(f"{room}-0", f"{first + (room - first + 1) % (last - first)}-1", False, split)
-                  for room in range(first, last)]  # fmt: skip
+    for split, first, last in (("train", 0, 12), ("val", 12, 18), ("test", 18, 24)):
+        for room in range(first, last):
+            other = first + (room - first + 1) % (last - first)
+            found.append(pairs.Pair(f"{room}-0", f"{room}-1", True, split, str(room), str(room), "k"))
+            found.append(pairs.Pair(f"{room}-0", f"{other}-1", False, split, str(room), str(other), "k"))
     pair_set = pairs.PairSet("synthetic", pathlib.Path("none"), tuple(found))
-    held = _held(pair_set, raw, names)
+    held = _held(pair_set, seen, names)
     tasks = [comparison.Task(pair_set.of("test"), pair_set.of("val"))]
-    recipe = fitting.Recipe(shape=network.Shape(4, 1, 4), rounds=8, batch=8, rate=5e-3)
-    chosen = [ablation.REPRESENTATIONS[0], ablation.REPRESENTATIONS[2]]
-    results = ablation.run([pair_set], tasks, held, recipe=recipe, representations=chosen)
-    assert [result.method for result in results] == [
-        "concatenated, network", "concatenated, cosine", "averaged, 256 wide, network", "averaged, 256 wide, cosine",
-    ]  # fmt: skip
-    rows = comparison.compare(results, tasks, replicates=10)
-    assert min(row.figures["average_precision"].value for row in rows) > 0.9
-    again = ablation.run([pair_set], tasks, held, recipe=recipe, representations=chosen[:1])
-    np.testing.assert_array_equal(again[0].scores["synthetic"], results[0].scores["synthetic"])
-    with pytest.raises(errors.ConfigurationError, match="needs train pairs of both labels, found 0"):
-        ablation.run([pair_set.of("val")], tasks, held, recipe=recipe)
+    recipe = fitting.Recipe(hidden=4, rounds=5, folds=3)
+    wanted = ("levels and cells", "layer4 alone", "layer2 alone", "levels, averaged, 256 wide")
+    chosen = [variant for variant in ablation.VARIANTS if variant.name in wanted]
+    results = {
+        item.result.method: item
+        for item in ablation.run([pair_set], tasks, held, recipe=recipe, variants=chosen)
+    }
+    assert set(results) == set(wanted)
+    precision = {
+        row.method: row.figures["average_precision"].value
+        for row in comparison.compare([item.result for item in results.values()], tasks, replicates=10)
+    }
+    assert precision["layer4 alone"] > 0.9
+    assert precision["layer2 alone"] < 0.8
+    assert results["layer4 alone"].houses_left_out["synthetic"] > 0.9
+    again = ablation.run([pair_set], tasks, held, recipe=recipe, variants=chosen[-1:])[0].result
+    np.testing.assert_array_equal(again.scores["synthetic"], results[again.method].result.scores["synthetic"])
+    with pytest.raises(errors.ConfigurationError, match="both labels in the splits train and val, found 0"):
+        ablation.run([pair_set.of("test")], tasks, held, recipe=recipe)
+
+
+def test_the_variants_are_parts_of_what_describes_a_pair() -> None:
+    known = set(classifier.input_names(tuple(fusing.LEVELS)))
+    assert all(set(variant.columns) <= known for variant in ablation.VARIANTS)
+    assert all(variant.columns or variant.combine for variant in ablation.VARIANTS)
+    assert len({variant.name for variant in ablation.VARIANTS}) == len(ablation.VARIANTS)
 
 
 def test_a_missing_library_names_the_extra() -> None:
@@ -159,19 +159,27 @@ def test_a_missing_library_names_the_extra() -> None:
         baselines.needs_extra("no_such_library")
 
 
-class _Held:
-    """Stands in for `methods.Features`: rows that are given."""
+class _Held(features.Features):
+    """Stands in for what a backbone gave: rows that are given, of photos only."""
 
-    def __init__(self, rows: dict[pathlib.Path, embedding.Vectors]) -> None:
-        self._rows = rows
+    def __init__(self, rows: dict[pathlib.Path, int], seen: fusing.Pooled) -> None:
+        self._rows, self._seen = rows, seen
 
-    def of(self, paths: list[pathlib.Path], progress: object = None) -> embedding.Vectors:
-        """(n, 3904)."""
-        return np.stack([self._rows[path] for path in paths])
+    def levels(
+        self, paths: Sequence[pathlib.Path], progress: object = None, turns: int = 1
+    ) -> fusing.Vectors:
+        return self._seen.levels[[self._rows[path] for path in paths]]
+
+    def cells(self, paths: Sequence[pathlib.Path], turns: int = 1) -> npt.NDArray[np.float16]:
+        return self._seen.cells[[self._rows[path] for path in paths]]
+
+    def few_colours(self, paths: Sequence[pathlib.Path]) -> npt.NDArray[np.float32]:
+        return np.full(len(paths), 0.2, np.float32)
+
+    def _compute(self, paths: object, turns: int, progress: object = None) -> list[pathlib.Path]:
+        return []
 
 
-def _held(
-    pair_set: pairs.PairSet, raw: embedding.Vectors, names: list[str] | None = None
-) -> methods.Features:
+def _held(pair_set: pairs.PairSet, seen: fusing.Pooled, names: list[str] | None = None) -> features.Features:
     paths = [pair_set.images / name for name in names] if names else list(pair_set.pictures)
-    return cast(methods.Features, _Held(dict(zip(paths, raw, strict=True))))
+    return _Held({path: row for row, path in enumerate(paths)}, seen)

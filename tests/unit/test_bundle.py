@@ -10,28 +10,24 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-import torch
 
 from core import bundle, classifier, embedding, errors, weights
-from core.learning import network
+from tests.unit import fusions
 
-LEVELS = ("stem", "layer1")
-DIMS = 320
+DIMS = fusions.fusion().dims
 SHA256 = "ab" * 32
 
 
 def _save(path: pathlib.Path, *, seed: int = 0, **changes: Any) -> bundle.Bundle:
-    fusion = embedding.Fusion(LEVELS, np.zeros(DIMS, np.float32), np.ones(DIMS, np.float32))
-    model = network.Network(
-        fusion, network.Shape(projections=8, similarities=2, hidden=8), torch.Generator().manual_seed(seed)
-    )
+    fusion = fusions.fusion()
     parts: dict[str, Any] = {
         "name": "small",
         "fusion": fusion,
-        "classifier": classifier.PairClassifier(LEVELS, model.tensors(1.0, 0.0)),
+        "classifier": classifier.PairClassifier(fusion.layout, fusions.head(seed=seed)),
         "backbone": bundle.BackboneReference("resnet50", "some.pth", SHA256),
         "input_size": 224,
         "duplicate": 0.5,
+        "decision": 0.375,
         "review": 0.25,
         "training": {"seed": seed, "provenance": "drawn for a test"},
     }
@@ -48,10 +44,13 @@ def test_round_trip_keeps_the_digest_and_every_number(tmp_path: pathlib.Path) ->
     loaded = bundle.load(tmp_path / "a")
     assert loaded.digest == saved.digest
     assert loaded.id == loaded.digest[:16]
-    assert (loaded.name, loaded.duplicate, loaded.review, loaded.input_size) == ("small", 0.5, 0.25, 224)
+    assert (loaded.name, loaded.input_size) == ("small", 224)
+    assert (loaded.duplicate, loaded.decision, loaded.review) == (0.5, 0.375, 0.25)
     assert loaded.backbone == saved.backbone
     assert loaded.training == saved.training
-    vectors = loaded.fusion.fuse(np.random.default_rng(0).normal(size=(9, DIMS)).astype(np.float32))
+    seen, drawings = fusions.pooled(9), np.arange(9) % 2 == 0
+    vectors = loaded.fusion.fuse(seen, drawings)
+    np.testing.assert_array_equal(vectors, fusions.fusion().fuse(seen, drawings))
     np.testing.assert_array_equal(
         loaded.classifier.score(vectors[:1], vectors), saved.classifier.score(vectors[:1], vectors)
     )
@@ -108,12 +107,15 @@ def test_tensors_of_another_bundle_are_refused(tmp_path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": 2}, "format: expected 1, found 2"),
-        ({"dims": 321}, "dims: expected 321, found 320"),
-        ({"levels": ["stem", "layer2"]}, "expected 576 values, found"),
-        ({"levels": ["stem", "layer9"]}, "Unknown levels"),
-        ({"levels": ["layer1", "stem"]}, r"levels: expected \['stem', 'layer1'\], found"),
-        ({"thresholds": {"duplicate": 0.4, "review": 0.6}}, "found review 0.6 and duplicate 0.4"),
+        ({"format": 1}, "format: expected 2, found 1"),
+        ({"dims": 3904}, f"dims: expected 3904, found {DIMS}"),
+        ({"levels": ["stem", "layer2"]}, "KeyError: 'fusion.projections.layer2'"),
+        ({"levels": ["stem"]}, "expected shape"),
+        ({"levels": ["layer1", "stem"]}, "found layer1, stem"),
+        (
+            {"thresholds": {"duplicate": 0.4, "decision": 0.5, "review": 0.6}},
+            "found review 0.6, decision 0.5 and duplicate 0.4",
+        ),
         ({"thresholds": {"duplicate": 0.4}}, "KeyError"),
         ({"input_size": 8}, "at least 32 pixels, found 8"),
         ({"backbone": {"architecture": "resnet50"}}, "TypeError"),
@@ -132,7 +134,7 @@ def test_a_card_that_does_not_fit_is_refused(
         bundle.load(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 1}'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"format": 2}'])
 def test_a_broken_card_is_refused(tmp_path: pathlib.Path, text: str) -> None:
     _save(tmp_path)
     (tmp_path / bundle.CARD).write_text(text)
@@ -174,7 +176,7 @@ def test_shipped_bundles_load_and_are_small() -> None:
     assert {"imagenet", "imagenet1k-v1", "untrained"} <= set(shipped)
     for name, made in shipped.items():
         assert made.name == name
-        assert made.dims == 3904
+        assert made.dims == 3873
         assert made.training["provenance"]
     assert len({made.digest for made in shipped.values()}) == len(shipped)
     folder = pathlib.Path(bundle.__file__).parent / "bundles"

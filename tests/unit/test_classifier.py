@@ -5,35 +5,18 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import torch
 
-from core import classifier, embedding, errors
-from core.learning import network
+from core import classifier, correspondence, errors, fusing
+from tests.unit import fusions
 
-LEVELS = ("stem", "layer1")
-DIMS = 320
-
-
-def _fusion() -> embedding.Fusion:
-    return embedding.Fusion(LEVELS, np.zeros(DIMS, np.float32), np.ones(DIMS, np.float32))
-
-
-def _vectors(count: int, seed: int) -> embedding.Vectors:
-    pooled = np.random.default_rng(seed).normal(size=(count, DIMS)).astype(np.float32)
-    return _fusion().fuse(pooled)
-
-
-def _network() -> network.Network:
-    model = network.Network(
-        _fusion(), network.Shape(projections=8, similarities=2, hidden=8), torch.Generator().manual_seed(0)
-    )
-    model.standardise(torch.from_numpy(_vectors(200, 1)), torch.from_numpy(_vectors(200, 2)))
-    return model.eval()
+DIMS = fusions.fusion().dims
+LAYOUT = fusions.fusion().layout
+_vectors = fusions.vectors
 
 
 @pytest.fixture(name="head")
 def _head() -> classifier.PairClassifier:
-    return classifier.PairClassifier(LEVELS, _network().tensors(1.5, -0.25))
+    return classifier.PairClassifier(LAYOUT, fusions.head())
 
 
 def test_scores_are_probabilities_and_exactly_symmetric(head: classifier.PairClassifier) -> None:
@@ -65,15 +48,40 @@ def test_no_pairs_give_no_scores(head: classifier.PairClassifier) -> None:
     assert head.score(_vectors(1, 0), _vectors(0, 0)).shape == (0,)
 
 
-def test_score_is_the_calibrated_network() -> None:
-    model = _network()
-    head = classifier.PairClassifier(LEVELS, model.tensors(1.5, -0.25))
+def test_score_is_the_calibrated_network(head: classifier.PairClassifier) -> None:
+    tensors = fusions.head()
     a, b = _vectors(64, 9), _vectors(64, 10)
-    with torch.no_grad():
-        logits = model(torch.from_numpy(a), torch.from_numpy(b))
-    expected = torch.sigmoid(1.5 * logits - 0.25).numpy()
-    # The bundle keeps weights as float16.
-    np.testing.assert_allclose(head.score(a, b), expected, atol=2e-3)
+    inputs = classifier.Inputs(LAYOUT, tensors["variance"]).of(a, b)
+    standard = (inputs - tensors["input.mean"]) / tensors["input.std"]
+    hidden = np.tanh(standard @ tensors["hidden.weight"].T + tensors["hidden.bias"])
+    logits = hidden @ tensors["output.weight"][0] + tensors["output.bias"]
+    expected = 1 / (1 + np.exp(-(1.5 * logits - 0.25)))
+    np.testing.assert_allclose(head.score(a, b), expected, atol=1e-5)
+
+
+def test_inputs_are_the_cosines_the_correspondences_and_the_drawings() -> None:
+    variance = fusions.head()["variance"]
+    inputs = classifier.Inputs(LAYOUT, variance)
+    a, b = _vectors(6, 11), _vectors(6, 12)
+    found = dict(zip(inputs.names, inputs.of(a, b).T, strict=True))
+    place = LAYOUT.slices["layer1"]
+    left, right = a[:, place], b[:, place]
+    cosines = (fusing.unit(left) * fusing.unit(right)).sum(axis=1)
+    np.testing.assert_allclose(found["layer1_whitened"], cosines, rtol=1e-3, atol=1e-5)
+    deviations = np.sqrt(variance[place])
+    plain = (fusing.unit(left * deviations) * fusing.unit(right * deviations)).sum(axis=1)
+    np.testing.assert_allclose(found["layer1_plain"], plain, rtol=1e-3, atol=1e-5)
+    cells = [fusing.unit(side[:, LAYOUT.cells].reshape(6, fusing.CELLS, -1)) for side in (a, b)]
+    expected = correspondence.describe(*cells)[:, correspondence.NAMES.index("mutual")]
+    np.testing.assert_allclose(found["mutual"], expected, rtol=1e-3, atol=1e-5)
+    np.testing.assert_array_equal(found["drawings"], [1, 0, 0, 1, 0, 0])
+
+
+def test_variances_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(errors.ConfigurationError, match="expected 14 variances of at least 0"):
+        classifier.Inputs(LAYOUT, np.ones(3, np.float32))
+    with pytest.raises(errors.ConfigurationError, match="the least -1"):
+        classifier.Inputs(LAYOUT, np.full(14, -1, np.float32))
 
 
 def test_a_level_of_zeros_gives_a_finite_score(head: classifier.PairClassifier) -> None:
@@ -84,7 +92,9 @@ def test_a_level_of_zeros_gives_a_finite_score(head: classifier.PairClassifier) 
 @pytest.mark.parametrize("shape", [(3, DIMS + 1), (DIMS,), (3, 3904)])
 def test_other_dims_are_refused(head: classifier.PairClassifier, shape: tuple[int, ...]) -> None:
     wrong: npt.NDArray[np.float32] = np.zeros(shape, np.float32)
-    with pytest.raises(errors.ConfigurationError, match=r"expected embeddings of shape \(n, 320\), found"):
+    with pytest.raises(
+        errors.ConfigurationError, match=rf"expected embeddings of shape \(n, {DIMS}\), found"
+    ):
         head.score(wrong, _vectors(3, 0))
 
 
@@ -94,18 +104,18 @@ def test_unequal_numbers_are_refused(head: classifier.PairClassifier) -> None:
 
 
 def test_tensors_of_other_levels_are_refused() -> None:
-    with pytest.raises(errors.ConfigurationError, match=r"expected shape .* for 576 dims, found"):
-        classifier.PairClassifier(("stem", "layer2"), _network().tensors(1.0, 0.0))
+    other = fusions.fusion({"stem": 8, "layer1": 6, "layer2": 4}).layout
+    with pytest.raises(errors.ConfigurationError, match=rf"expected shape .* for {other.dims} dims, found"):
+        classifier.PairClassifier(other, fusions.head())
 
 
 def test_a_missing_tensor_is_refused() -> None:
-    tensors = _network().tensors(1.0, 0.0)
+    tensors = fusions.head()
     del tensors["calibration"]
     with pytest.raises(errors.ConfigurationError, match="missing calibration"):
-        classifier.PairClassifier(LEVELS, tensors)
+        classifier.PairClassifier(LAYOUT, tensors)
 
 
 def test_tensors_that_are_not_numbers_are_refused() -> None:
-    tensors = _network().tensors(float("nan"), 0.0)
     with pytest.raises(errors.ConfigurationError, match="calibration: expected finite"):
-        classifier.PairClassifier(LEVELS, tensors)
+        classifier.PairClassifier(LAYOUT, fusions.head(float("nan")))

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from core.learning import comparison, methods, pairs, plots, properties, record, sheet
+from core import bundle, classifier
+from core.learning import ablation, comparison, methods, pairs, plots, properties, record, sheet
+from tests.unit import fusions
 
 pytest.importorskip("matplotlib")
 
@@ -66,7 +68,24 @@ def test_the_record_is_complete(
     truth = {frozenset(("a", "b")): True}
     collection = properties.Collection("homes", tmp_path, (properties.Property("1", ("a", "b"), truth),))
     reports = [properties.report(collection, np.array([0.9]), 0.5, result.method) for result in results]
-    made = record.Record("bundle small", "dedup evaluate x", tasks, results, reports, results[1:])
+    ablated = [ablation.Ablated(result, {"angles": 0.9125, "plans": 0.8}) for result in results[1:]]
+    figures = {"pairs": 70, "f1": 0.5, "precision": 0.6, "recall": 0.7, "average_precision": 0.8} | {
+        "calibration_error": 0.0417
+    }
+    fusion = fusions.fusion()
+    small = bundle.save(
+        tmp_path / "bundle",
+        name="small",
+        fusion=fusion,
+        classifier=classifier.PairClassifier(fusion.layout, fusions.head()),
+        backbone=bundle.BackboneReference("resnet50", "some.pth", "ab" * 32),
+        input_size=224,
+        duplicate=0.8,
+        decision=0.55,
+        review=0.1,
+        training={"houses_left_out": {"angles": figures}},
+    )
+    made = record.Record(small, "dedup evaluate x", tasks, results, reports, ablated)
     record.write(tmp_path / "out", made, seed=0)
     files = {path.name for path in (tmp_path / "out").iterdir()}
     assert files == {
@@ -75,7 +94,10 @@ def test_the_record_is_complete(
     }  # fmt: skip
     page = (tmp_path / "out" / "evaluation.md").read_text()
     for part in (
-        "bundle small",
+        f"bundle small ({small.id})",
+        "| angles | 70 | 0.500 | 0.600 | 0.700 | 0.800 | 0.042 |",
+        "pairs at or above 0.8 are flagged",
+        "| 0.912 |",
         "dedup evaluate x",
         "### angles (400 pairs)",
         "### homes (1 properties, 2 photos",
