@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks import forward
+from benchmarks import backfill, forward
 
 if __name__ == "__main__":
     forward.main()
+    backfill.main()

@@ -52,7 +52,7 @@ INSERT INTO rejected_event (reason, message, body) VALUES (%(reason)s, %(message
 -- name: begin_attempt
 -- A photo whose process was lost with it is counted again only when it is tried alone.
 WITH before AS (
-    SELECT property_id, id, attempts, NOT %(again)s AND EXISTS (
+    SELECT property_id, id, attempts, NOT %(again)s AND status = 'embedded' AND EXISTS (
         SELECT FROM photo_embedding
         WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
     ) AS embedded
@@ -292,7 +292,7 @@ DO UPDATE SET updated_at = now()
 RETURNING id, position, settled, total;
 
 -- name: backfill_total
-UPDATE backfill SET total = %(total)s WHERE id = %(id)s;
+UPDATE backfill SET total = %(total)s, updated_at = now() WHERE id = %(id)s;
 
 -- name: backfill_progress
 UPDATE backfill SET position = %(position)s, settled = settled + %(settled)s, updated_at = now() WHERE id = %(id)s;

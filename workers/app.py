@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import celery
@@ -17,6 +18,7 @@ MATCH_BULK = "match.bulk"
 TASK_QUEUES = (EMBED, EMBED_BULK, MATCH, MATCH_BULK)
 DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
+EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
 
 
@@ -72,7 +74,11 @@ def _configuration() -> dict[str, Any]:
         "task_default_queue_type": "quorum" if amqp else "classic",
         "worker_detect_quorum_queues": amqp,
         "task_create_missing_queues": False,
-        "task_routes": {EMBED_TASK: {"queue": EMBED}, MATCH_TASK: {"queue": MATCH}},
+        "task_routes": {
+            EMBED_TASK: {"queue": EMBED},
+            EMBED_MANY_TASK: {"queue": EMBED_BULK},
+            MATCH_TASK: {"queue": MATCH},
+        },
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
@@ -115,6 +121,18 @@ def publish_embed(photo: photos.Revision, queue: str = EMBED, *, again: bool = F
         TransientError: the broker is away.
     """
     _publish(EMBED_TASK, queue, **dataclasses.asdict(photo), **({"again": True} if again else {}))
+
+
+def publish_embed_many(
+    revisions: Sequence[photos.Revision], *, model_id: str | None = None, again: bool = False
+) -> None:
+    """Ask for many photos to be embedded, behind live uploads. `model_id` None: by the worker's own model.
+
+    Raises:
+        TransientError: the broker is away.
+    """
+    each = [dataclasses.astuple(photo) for photo in revisions]
+    _publish(EMBED_MANY_TASK, EMBED_BULK, revisions=each, model_id=model_id, again=again)
 
 
 def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:

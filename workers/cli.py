@@ -18,7 +18,7 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import learning_cli, logs, processes, recovery_cli
+from workers import backfill_cli, learning_cli, logs, processes, recovery_cli
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -32,6 +32,7 @@ worker = typer.Typer(no_args_is_help=True, help="Run a worker until it is told t
 app.add_typer(worker, name="worker")
 learning_cli.register(app)
 recovery_cli.register(app)
+backfill_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
