@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks import forward, notify
+from benchmarks import backfill, forward, notify
 
 if __name__ == "__main__":
     forward.main()
     notify.main()
+    backfill.main()

@@ -39,13 +39,13 @@ class Applied:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """Where the photo lies, how often it has been tried since its last success (this time included), and
-    whether it has its embedding already (its task came twice).
+    """Where the photo lies, how often its process was lost with it before, and whether it has its embedding
+    already (its task came twice).
     """
 
     bucket: str
     key: str
-    number: int
+    lost: int
     embedded: bool
 
 
@@ -166,12 +166,24 @@ def reject(connection: database.Connection, rejection: events.Rejection) -> None
     database.execute(connection, "insert_rejection", **parts)
 
 
-def begin_attempt(connection: database.Connection, photo: Revision, model_id: str) -> Attempt | None:
-    """Count an attempt at embedding; None when the photo was removed, replaced or parked meanwhile."""
+def begin_attempt(
+    connection: database.Connection,
+    photo: Revision,
+    model_id: str,
+    *,
+    alone: bool = False,
+    again: bool = False,
+) -> Attempt | None:
+    """Begin an attempt at embedding; None when the photo was removed, replaced or parked meanwhile.
+
+    The first attempt is counted at once: if its process is lost, nobody is left to count it. A photo that was lost
+    (`Attempt.lost` above 0) is counted again only if it is tried `alone`, with no other photo in the process.
+    With `again`, an embedding that is there does not count as one.
+    """
     row = database.execute(
-        connection, "begin_attempt", **dataclasses.asdict(photo), model_id=model_id
+        connection, "begin_attempt", **dataclasses.asdict(photo), model_id=model_id, alone=alone, again=again
     ).fetchone()
-    return None if row is None else Attempt(row["bucket"], row["key"], row["attempts"], row["embedded"])
+    return None if row is None else Attempt(**row)
 
 
 def store(connection: database.Connection, photo: Revision, model_id: str, embedded: Embedded) -> bool:
@@ -200,7 +212,7 @@ def store(connection: database.Connection, photo: Revision, model_id: str, embed
 
 
 def excuse(connection: database.Connection, photo: Revision) -> None:
-    """Take the attempts back: something else was away, so they say nothing of this photo."""
+    """Take an attempt back: something else was away, so it says nothing of this photo."""
     database.execute(connection, "excuse", **dataclasses.asdict(photo))
 
 
@@ -221,6 +233,9 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
     text = message.replace("\x00", "\\u0000")
     if database.execute(connection, "failed", **ids, reason=reason, message=text).fetchone():
         _forget(connection, photo.property_id, photo.photo_id)
+    else:
+        # Embedded anew, and not for the better: what it had stays, and who waits for it sees that it was tried.
+        database.execute(connection, "looked_at", **ids)
 
 
 def remove(connection: database.Connection, photo: Revision, reason: str | None) -> None:

@@ -51,14 +51,22 @@ WHERE property_id = %(property_id)s AND (photo_a = %(photo_id)s OR photo_b = %(p
 INSERT INTO rejected_event (reason, message, body) VALUES (%(reason)s, %(message)s, %(body)s);
 
 -- name: begin_attempt
+-- A photo whose process was lost with it is counted again only when it is tried alone.
+WITH before AS (
+    SELECT property_id, id, attempts, NOT %(again)s AND status = 'embedded' AND EXISTS (
+        SELECT FROM photo_embedding
+        WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
+    ) AS embedded
+    FROM photo
+    WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+      AND status IN ('pending', 'embedded')
+    FOR NO KEY UPDATE
+)
 UPDATE photo
-SET attempts = attempts + 1
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
-  AND status IN ('pending', 'embedded')
-RETURNING bucket, key, attempts, EXISTS (
-    SELECT FROM photo_embedding
-    WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
-) AS embedded;
+SET attempts = before.attempts + (NOT before.embedded AND (before.attempts = 0 OR %(alone)s))::integer
+FROM before
+WHERE photo.property_id = before.property_id AND photo.id = before.id
+RETURNING photo.bucket, photo.key, before.attempts AS lost, before.embedded;
 
 -- name: seen_content
 SELECT etag, sha256
@@ -86,12 +94,12 @@ RETURNING id;
 
 -- name: excuse
 UPDATE photo
-SET attempts = 0
+SET attempts = greatest(attempts - 1, 0)
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
 
 -- name: postpone
 UPDATE photo
-SET attempts = 0, postponed = postponed + 1
+SET postponed = postponed + 1
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
 RETURNING postponed;
 
@@ -292,3 +300,155 @@ ORDER BY verdict.property_id, verdict.photo_a, verdict.photo_b;
 
 -- name: notify_feed
 SELECT pg_notify('listing_flag_feed', '');
+
+-- name: failed_photos
+-- Over all properties, by the small partial index: what `dedup dead-letters` lists.
+SELECT property_id, id AS photo_id, key, failure AS reason, failure_message AS message, attempts,
+    updated_at AS failed_at
+FROM photo
+WHERE status = 'failed' AND failure IS NOT NULL
+  AND (%(reason)s::text IS NULL OR failure = %(reason)s)
+  AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+ORDER BY updated_at DESC, property_id, id
+LIMIT %(limit)s;
+
+-- name: failure_counts
+-- Over all properties, by the small partial index.
+SELECT failure AS reason, count(*) AS photos
+FROM photo
+WHERE status = 'failed' AND failure IS NOT NULL
+  AND (%(reason)s::text IS NULL OR failure = %(reason)s)
+  AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+GROUP BY failure
+ORDER BY photos DESC, reason;
+
+-- name: put_back
+-- Over all properties, by the small partial index.
+WITH chosen AS (
+    SELECT property_id, id
+    FROM photo
+    WHERE status = 'failed'
+      AND (property_id, id) > (%(after_property)s, %(after_id)s)
+      AND (%(reason)s::text IS NULL OR failure = %(reason)s)
+      AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+    ORDER BY property_id, id
+    LIMIT %(limit)s
+    FOR NO KEY UPDATE SKIP LOCKED
+)
+UPDATE photo
+SET status = 'pending', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, updated_at = now()
+FROM chosen
+WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
+RETURNING photo.property_id, photo.id AS photo_id, photo.revision;
+
+-- name: rejections
+SELECT id, received_at, reason, message
+FROM rejected_event
+WHERE (%(reason)s::text IS NULL OR reason = %(reason)s)
+ORDER BY id DESC
+LIMIT %(limit)s;
+
+-- name: rejection
+SELECT id, received_at, reason, message, body FROM rejected_event WHERE id = %(id)s;
+
+-- name: rejection_ids
+SELECT id FROM rejected_event WHERE %(reason)s::text IS NULL OR reason = %(reason)s ORDER BY id;
+
+-- name: drop_rejection
+DELETE FROM rejected_event WHERE id = %(id)s;
+
+-- name: looked_at
+UPDATE photo
+SET updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded';
+
+-- name: backfill_start
+INSERT INTO backfill (selection) VALUES (%(selection)s)
+ON CONFLICT (selection) WHERE finished_at IS NULL
+DO UPDATE SET updated_at = now()
+RETURNING id, position, settled, total;
+
+-- name: backfill_total
+UPDATE backfill SET total = %(total)s, updated_at = now() WHERE id = %(id)s;
+
+-- name: backfill_progress
+UPDATE backfill SET position = %(position)s, settled = settled + %(settled)s, updated_at = now() WHERE id = %(id)s;
+
+-- name: backfill_finish
+UPDATE backfill SET finished_at = now(), updated_at = now() WHERE id = %(id)s;
+
+-- name: backfill_forget
+DELETE FROM backfill WHERE selection = %(selection)s AND finished_at IS NULL;
+
+-- name: backfill_page
+-- Over all properties, in the order of the primary key.
+SELECT property_id, id AS photo_id, revision
+FROM photo
+WHERE (property_id, id) > (%(after_property)s, %(after_id)s)
+  AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+  AND (%(since)s::timestamptz IS NULL OR uploaded_at >= %(since)s)
+  AND CASE %(what)s
+      WHEN 'failed' THEN status = 'failed'
+      WHEN 'all' THEN status IN ('pending', 'embedded')
+      ELSE status = 'pending' OR (status = 'embedded' AND NOT EXISTS (
+          SELECT FROM photo_embedding
+          WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = %(model_id)s
+      ))
+      END
+ORDER BY property_id, id
+LIMIT %(limit)s;
+
+-- name: backfill_count
+-- Over all properties; the condition is that of backfill_page.
+SELECT count(*) AS photos
+FROM photo
+WHERE (property_id, id) > (%(after_property)s, %(after_id)s)
+  AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+  AND (%(since)s::timestamptz IS NULL OR uploaded_at >= %(since)s)
+  AND CASE %(what)s
+      WHEN 'failed' THEN status = 'failed'
+      WHEN 'all' THEN status IN ('pending', 'embedded')
+      ELSE status = 'pending' OR (status = 'embedded' AND NOT EXISTS (
+          SELECT FROM photo_embedding
+          WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = %(model_id)s
+      ))
+      END;
+
+-- name: put_back_these
+-- Photos of several properties, each by its key.
+UPDATE photo
+SET status = 'pending', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, updated_at = now()
+FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[]) AS chosen (property_id, id, revision)
+WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.revision = chosen.revision
+  AND photo.status = 'failed';
+
+-- name: unsettled
+-- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
+SELECT count(*) AS photos
+FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[]) AS chosen (property_id, id, revision)
+JOIN photo USING (property_id, id, revision)
+WHERE photo.postponed = 0 AND (
+    photo.status = 'pending'
+    OR (%(again)s AND photo.status = 'embedded' AND photo.updated_at < %(published_at)s)
+    OR (photo.status = 'embedded' AND NOT EXISTS (
+        SELECT FROM photo_embedding
+        WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
+          AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
+    ))
+);
+
+-- name: now
+SELECT now() AS now;
+
+-- name: known_objects
+-- Over all properties: one page of a bucket against what is on record of it.
+SELECT key, etag, status FROM photo WHERE bucket = %(bucket)s AND key COLLATE "C" = ANY(%(keys)s);
+
+-- name: photos_of_bucket
+-- Over all properties: what is on record of one part of a bucket, in the order in which S3 lists it.
+SELECT property_id, id AS photo_id, revision, key
+FROM photo
+WHERE bucket = %(bucket)s AND key COLLATE "C" > %(after)s AND key COLLATE "C" <= %(last)s
+  AND starts_with(key, %(prefix)s) AND status <> 'removed'
+ORDER BY key COLLATE "C"
+LIMIT %(limit)s;

@@ -66,6 +66,13 @@ class Settings(pydantic_settings.BaseSettings):
         2, ge=1, description="First wait before a retry; doubled each time, with jitter, up to 10 minutes."
     )
 
+    task_delivery_limit: int = pydantic.Field(
+        20,
+        ge=2,
+        description="A task message that was given out so often without an end goes to the dead-letter queue. More "
+        "than DEDUP_EMBED_MAX_LOSSES by far: good photos that share a process with a bad one come back with it.",
+    )
+
     event_broker_url: str | None = pydantic.Field(
         None,
         description="Where the store's notifications arrive: sqs:// or amqp://; default: DEDUP_BROKER_URL.",
@@ -114,6 +121,13 @@ class Settings(pydantic_settings.BaseSettings):
     embed_concurrency: int = pydantic.Field(
         16, ge=1, le=256, description="Photos in flight in one embed worker (threads)."
     )
+    embed_max_losses: int = pydantic.Field(
+        3,
+        ge=2,
+        le=10,
+        description="A photo that took its worker with it so often, all but the first time as the only one in hand, "
+        "is parked as failed (killed_worker).",
+    )
     match_concurrency: int = pydantic.Field(2, ge=1, le=64, description="Threads of one match worker.")
     match_neighbours: int = pydantic.Field(
         200, ge=1, le=10_000, description="Nearest photos of the same property that a photo is compared with."
@@ -131,6 +145,13 @@ class Settings(pydantic_settings.BaseSettings):
         "it is parked as failed (gave_up); the default is about a day.",
     )
     sweep_limit: int = pydantic.Field(1000, ge=1, description="Most photos that one sweep publishes again.")
+
+    backfill_window: int = pydantic.Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="Most photos of a backfill that are published and not done yet; what a stopped one does again.",
+    )
 
     data_dir: pathlib.Path = pydantic.Field(
         default_factory=_default_data_dir,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import celery
@@ -13,7 +14,11 @@ from core import errors, photos, settings
 EMBED = "embed"
 EMBED_BULK = "embed.bulk"
 MATCH = "match"
+MATCH_BULK = "match.bulk"
+TASK_QUEUES = (EMBED, EMBED_BULK, MATCH, MATCH_BULK)
+DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
+EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
 
 
@@ -44,7 +49,11 @@ def transport_options(url: str, config: settings.Settings) -> dict[str, Any]:
 def _configuration() -> dict[str, Any]:
     config = settings.get()
     amqp = config.broker_url.startswith("amqp")
-    arguments = {"x-queue-type": "quorum"} if amqp else None
+    arguments = {
+        "x-queue-type": "quorum",
+        "x-delivery-limit": config.task_delivery_limit,
+        "x-dead-letter-exchange": DEAD_LETTERS,
+    }
     # A quorum queue has no global prefetch, so a retry that waits in a worker would hold one of its few places.
     # Celery lets it wait in the broker instead, but not where the exchange is a direct one.
     exchange = "topic" if amqp else "direct"
@@ -53,14 +62,23 @@ def _configuration() -> dict[str, Any]:
         "broker_transport_options": transport_options(config.broker_url, config),
         "broker_connection_retry_on_startup": True,
         "task_queues": [
-            kombu.Queue(name, kombu.Exchange(name, exchange), routing_key=name, queue_arguments=arguments)
-            for name in (EMBED, EMBED_BULK, MATCH)
+            kombu.Queue(
+                name,
+                kombu.Exchange(name, exchange),
+                routing_key=name,
+                queue_arguments=arguments if amqp else None,
+            )
+            for name in TASK_QUEUES
         ],
         "task_default_queue": EMBED,
         "task_default_queue_type": "quorum" if amqp else "classic",
         "worker_detect_quorum_queues": amqp,
         "task_create_missing_queues": False,
-        "task_routes": {EMBED_TASK: {"queue": EMBED}, MATCH_TASK: {"queue": MATCH}},
+        "task_routes": {
+            EMBED_TASK: {"queue": EMBED},
+            EMBED_MANY_TASK: {"queue": EMBED_BULK},
+            MATCH_TASK: {"queue": MATCH},
+        },
         "task_serializer": "json",
         "accept_content": ["json"],
         "task_ignore_result": True,
@@ -96,22 +114,34 @@ app = celery.Celery("listing-dedup")
 app.add_defaults(_configuration)
 
 
-def publish_embed(photo: photos.Revision) -> None:
+def publish_embed(photo: photos.Revision, queue: str = EMBED, *, again: bool = False) -> None:
     """Ask for a photo to be embedded. To be called after its transaction has committed.
 
     Raises:
         TransientError: the broker is away.
     """
-    _publish(EMBED_TASK, EMBED, **dataclasses.asdict(photo))
+    _publish(EMBED_TASK, queue, **dataclasses.asdict(photo), **({"again": True} if again else {}))
 
 
-def publish_match(property_id: str, photo_id: int) -> None:
+def publish_embed_many(
+    revisions: Sequence[photos.Revision], *, model_id: str | None = None, again: bool = False
+) -> None:
+    """Ask for many photos to be embedded, behind live uploads. `model_id` None: by the worker's own model.
+
+    Raises:
+        TransientError: the broker is away.
+    """
+    each = [dataclasses.astuple(photo) for photo in revisions]
+    _publish(EMBED_MANY_TASK, EMBED_BULK, revisions=each, model_id=model_id, again=again)
+
+
+def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
     """Ask for a photo to be matched. To be called after its embedding has committed.
 
     Raises:
         TransientError: the broker is away.
     """
-    _publish(MATCH_TASK, MATCH, property_id=property_id, photo_id=photo_id)
+    _publish(MATCH_TASK, queue, property_id=property_id, photo_id=photo_id)
 
 
 def _publish(task: str, queue: str, **arguments: object) -> None:

@@ -18,7 +18,7 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import learning_cli, logs, processes, property_cli, training_cli
+from workers import backfill_cli, learning_cli, logs, processes, property_cli, recovery_cli, training_cli
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -33,6 +33,8 @@ app.add_typer(worker, name="worker")
 learning_cli.register(app)
 training_cli.register(app)
 property_cli.register(app)
+recovery_cli.register(app)
+backfill_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -97,6 +99,7 @@ def up() -> None:
     model = scan.choose_model(fall_back=False)
     place = settings.get().data_dir / "up"
     with embedded.Stack(place, {"DEDUP_BACKBONE_WEIGHTS": model.weights}) as stack:
+        stack.start_worker("bulk", "bulk")
         stack.write_environment(place / "environment")
         _output.print(_addresses(stack), soft_wrap=True, markup=False)
         if model.untrained:
@@ -138,26 +141,38 @@ def sweep(
 
 @worker.command("embed")
 def worker_embed(
-    queues: Annotated[str, typer.Option(help="Queues to take tasks from.")] = "embed,embed.bulk",
+    bulk: Annotated[
+        bool,
+        typer.Option("--bulk", help="Work on backfills and replays, at low priority; not on live uploads."),
+    ] = False,
 ) -> None:
     """Embed photos (GPU where there is one)."""
+    if bulk:
+        # Before torch is imported: its threads inherit it.
+        os.nice(processes.BULK_NICENESS)
     from workers import embed
+    from workers.app import EMBED, EMBED_BULK
 
     config = settings.get()
-    logs.configure(config.log_level, "embed")
-    embed.prepare(config)
-    _celery(queues, config.embed_concurrency)
+    logs.configure(config.log_level, "bulk" if bulk else "embed")
+    embed.prepare(config, bulk=bulk)
+    if bulk:
+        _celery(EMBED_BULK, embed.BULK_TASKS)
+    else:
+        _celery(EMBED, config.embed_concurrency)
 
 
 @worker.command("match")
 def worker_match() -> None:
     """Match photos within their property (CPU)."""
     from workers import match
+    from workers.app import MATCH, MATCH_BULK
 
     config = settings.get()
     logs.configure(config.log_level, "match")
     match.prepare(config)
-    _celery("match", config.match_concurrency)
+    # Its tasks take milliseconds, so a turn for each queue is priority enough.
+    _celery(f"{MATCH},{MATCH_BULK}", config.match_concurrency)
 
 
 @app.command()
@@ -243,8 +258,10 @@ def _addresses(stack: embedded.Stack) -> str:
 
 
 def _celery(queues: str, concurrency: int) -> None:
+    from workers import dead_letters
     from workers.app import app as celery_app
 
+    dead_letters.prepare(settings.get())
     # Threads: torch does not survive a fork, and the micro-batcher serves all tasks of its process.
     arguments = ["--pool", "threads", "--concurrency", str(concurrency), "--queues", queues]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]

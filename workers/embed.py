@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import functools
 import hashlib
@@ -24,10 +25,13 @@ from core import (
     settings,
     weights,
 )
-from workers import batching, logs, processes, tasks
-from workers.app import app, policy, publish_match
+from workers import batching, isolation, logs, processes, tasks
+from workers.app import EMBED_BULK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
+
+BULK_TASKS = 2
+"""Tasks of many photos at a time in a process: while one waits for its last photos, the next one begins."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,14 +43,62 @@ class Worker:
     s3: Any
     bundle: bundle.Bundle
     batcher: batching.Batcher
+    gate: isolation.Gate
+    threads: concurrent.futures.Executor
+    match_queue: str
 
-    def embed(self, bucket: str, key: str) -> photos.Embedded:
-        """Bytes to embedding, for one photo.
+    def embed(self, photo: photos.Revision, *, again: bool = False) -> bool:
+        """One attempt at a photo; whether it has its embedding now and is to be matched.
+
+        A photo that can never be embedded is parked with its reason. One whose process was lost with it is tried
+        alone. With `again`, an embedding that is there is computed anew.
 
         Raises:
-            PermanentError: this photo can never be embedded.
             TransientError: it may work later.
         """
+        with self.gate.claim(photo) as free:
+            if not free:
+                log.info("embed_in_hand")
+                return False
+            with self.gate.together():
+                attempt = self._begin(photo, alone=False, again=again)
+                if attempt is None or attempt.embedded or not attempt.lost:
+                    return self._finish(photo, attempt)
+            with self.gate.alone():
+                return self._finish(photo, self._begin(photo, alone=True, again=again))
+
+    def _begin(self, photo: photos.Revision, *, alone: bool, again: bool) -> photos.Attempt | None:
+        with self.database.transaction() as connection:
+            return photos.begin_attempt(connection, photo, self.bundle.id, alone=alone, again=again)
+
+    def _finish(self, photo: photos.Revision, attempt: photos.Attempt | None) -> bool:
+        if attempt is None:
+            log.info("embed_outdated")
+            return False
+        if attempt.embedded:
+            return True
+        try:
+            if attempt.lost >= self.config.embed_max_losses:
+                raise errors.PermanentError(
+                    "killed_worker",
+                    f"Its worker was lost {attempt.lost} times while it was in hand, all but the first time alone.",
+                )
+            embedded = self._compute(attempt.bucket, attempt.key)
+            with self.database.transaction() as connection:
+                kept = photos.store(connection, photo, self.bundle.id, embedded)
+        except errors.PermanentError as error:
+            with self.database.transaction() as connection:
+                photos.fail(connection, photo, error.reason, str(error))
+            log.warning("photo_failed", reason=error.reason, error=str(error))
+            return False
+        except errors.TransientError:
+            with self.database.transaction() as connection:
+                photos.excuse(connection, photo)
+            raise
+        log.info("photo_embedded", kept=kept)
+        return kept
+
+    def _compute(self, bucket: str, key: str) -> photos.Embedded:
         found = objects.fetch(self.s3, bucket, key, self.config.max_photo_bytes)
         picture = images.decode(
             found.data, size=self.bundle.input_size, max_pixels=self.config.max_photo_pixels
@@ -64,8 +116,10 @@ class Worker:
 _worker: Worker
 
 
-def prepare(config: settings.Settings) -> Worker:
+def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     """Load the backbone and its bundle, check that they and the database belong together.
+
+    With `bulk` for backfills, whose matches keep behind those of live uploads, too.
 
     Raises:
         ConfigurationError: says what does not fit and the remedy.
@@ -89,9 +143,11 @@ def prepare(config: settings.Settings) -> Worker:
         batcher=batching.Batcher(
             functools.partial(_forward, embedder), config.embed_batch_size, config.embed_batch_wait_seconds
         ),
+        gate=isolation.Gate(),
+        threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
+        match_queue=MATCH_BULK if bulk else MATCH,
     )
-    tasks.PhotoTask.database = base
-    tasks.PhotoTask.most_postponements = config.sweep_rounds
+    tasks.prepare(config, base)
     log.info("embed_worker_ready", device=device, model=model_bundle.id, weights=backbone.weights_name)
     return _worker
 
@@ -109,35 +165,41 @@ def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vect
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed", **policy())
-def embed_photo(self: tasks.PhotoTask, property_id: str, photo_id: int, revision: int) -> None:
+def embed_photo(
+    self: tasks.PhotoTask, property_id: str, photo_id: int, revision: int, again: bool = False
+) -> None:
     """Embed one revision of a photo and ask for its match."""
     photo = photos.Revision(property_id, photo_id, revision)
     with logs.bound(task_id=self.request.id, **dataclasses.asdict(photo)):
-        with _worker.database.transaction() as connection:
-            attempt = photos.begin_attempt(connection, photo, _worker.bundle.id)
-        if attempt is None:
-            log.info("embed_outdated")
-            return
-        if attempt.embedded:
-            publish_match(property_id, photo_id)
-            return
+        if _worker.embed(photo, again=again):
+            publish_match(property_id, photo_id, _worker.match_queue)
+
+
+@app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed_many", **policy())
+def embed_many(
+    self: tasks.PhotoTask, revisions: list[tuple[str, int, int]], model_id: str | None, again: bool
+) -> None:
+    """Embed many photos; each one's fate is its own. `model_id` None: the model of the worker that takes it."""
+    if model_id not in {None, _worker.bundle.id}:
+        raise errors.TransientError(f"This worker has the model {_worker.bundle.id}, not {model_id}.")
+    with logs.bound(task_id=self.request.id):
+        one = functools.partial(_embed_one_of_many, again=again, task_id=self.request.id)
+        for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
+            pass
+
+
+def _embed_one_of_many(photo: photos.Revision, again: bool, task_id: str) -> None:
+    with logs.bound(task_id=task_id, **dataclasses.asdict(photo)):
         try:
-            if attempt.number > 1 + _worker.config.task_max_retries:
-                raise errors.PermanentError(
-                    "gave_up", f"Its worker was lost or failed {attempt.number - 1} times on it."
-                )
-            embedded = _worker.embed(attempt.bucket, attempt.key)
-        except errors.PermanentError as error:
-            with _worker.database.transaction() as connection:
-                photos.fail(connection, photo, error.reason, str(error))
-            log.warning("photo_failed", reason=error.reason, error=str(error))
-            return
-        except errors.TransientError:
-            with _worker.database.transaction() as connection:
-                photos.excuse(connection, photo)
+            if _worker.embed(photo, again=again):
+                publish_match(photo.property_id, photo.photo_id, _worker.match_queue)
+        except errors.TransientError as error:
+            # From here on by a task of its own, whose growing waits the others need not share.
+            log.info("photo_put_off", error=str(error))
+            publish_embed(photo, EMBED_BULK, again=again)
+        except errors.ConfigurationError:
             raise
-        with _worker.database.transaction() as connection:
-            kept = photos.store(connection, photo, _worker.bundle.id, embedded)
-        if kept:
-            publish_match(property_id, photo_id)
-        log.info("photo_embedded", kept=kept)
+        except Exception as error:
+            log.exception("photo_broke_the_worker")
+            with _worker.database.transaction() as connection:
+                photos.fail(connection, photo, "error", f"{type(error).__name__}: {error}")

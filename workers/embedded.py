@@ -33,6 +33,8 @@ _WORKERS: dict[str, tuple[str, ...]] = {
     "match": ("worker", "match"),
     "sweep": ("sweep", "--every", "30"),
 }
+# Not for a demo or a scan, which have nothing to fill in.
+_ON_DEMAND = {"bulk": ("worker", "embed", "--bulk")}
 _PATIENCE = {"DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60", "DEDUP_SWEEP_AFTER_SECONDS": "120"}
 _STOP_SECONDS = 30.0
 _RESTART_PAUSE_SECONDS = 1.0
@@ -162,12 +164,12 @@ class Stack:
             self.check()
 
     def start_worker(self, name: str, kind: str) -> subprocess.Popen[bytes]:
-        """Start one more process of a kind (ingest, embed, match, sweep); it is started again when it dies."""
+        """Start one more process of a kind (ingest, embed, match, sweep, bulk); it is started again when it dies."""
         path = self.log_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                [sys.executable, "-m", "workers", *_WORKERS[kind]],
+                [sys.executable, "-m", "workers", *(_WORKERS | _ON_DEMAND)[kind]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -72,17 +72,22 @@ class Ingest(kombu.mixins.ConsumerMixin):
         Raises:
             TransientError: the database or the broker is away; the message may be applied again.
         """
-        notification = events.parse(body, self._pattern)
-        for rejection in notification.rejections:
+        for rejection in self.take(body):
             self._reject(rejection)
+
+    def take(self, body: bytes | str) -> list[events.Rejection]:
+        """Apply what is understood of a message; returns what is not. Raises as `apply`."""
+        notification = events.parse(body, self._pattern)
+        rejections = list(notification.rejections)
         for event in notification.events:
             try:
                 self._apply_event(event)
             except errors.TransientError:
                 raise
             except Exception as error:  # noqa: BLE001 - one event that cannot be stored must not stop all others
-                text = json.dumps(dataclasses.asdict(event), default=str)
-                self._reject(events.Rejection("error", f"{type(error).__name__}: {error}", text))
+                message = f"{type(error).__name__}: {error}"
+                rejections.append(events.Rejection("error", message, json.dumps(events.record(event))))
+        return rejections
 
     def _apply_event(self, event: events.Event) -> None:
         # A transaction an event: it locks the event's property, and two locks at once could deadlock.

@@ -44,8 +44,7 @@ def prepare(config: settings.Settings) -> Worker:
             "set DEDUP_BUNDLE to its folder."
         )
     _worker = Worker(config=config, database=base, bundles=bundles)
-    tasks.PhotoTask.database = base
-    tasks.PhotoTask.most_postponements = config.sweep_rounds
+    tasks.prepare(config, base)
     log.info("match_worker_ready", model=model.id if model else None)
     return _worker
 

@@ -13,6 +13,9 @@ SUPERVISED = "LISTING_DEDUP_SUPERVISED"
 EXIT_AWAY = 75  # EX_TEMPFAIL of sysexits.h: something is away, try again later
 EXIT_CONFIGURATION = 78  # EX_CONFIG of sysexits.h: starting it again would not help
 
+BULK_NICENESS = 19
+"""A backfill takes what processor time live uploads leave over."""
+
 _LOOK_SECONDS = 0.5
 
 

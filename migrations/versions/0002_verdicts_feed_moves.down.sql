@@ -1,3 +1,4 @@
+DROP VIEW listing_review;
 DROP VIEW listing_flag_feed;
 CREATE VIEW listing_flag_feed AS
 SELECT

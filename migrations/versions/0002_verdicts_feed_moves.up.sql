@@ -119,3 +119,26 @@ LEFT JOIN photo AS canonical ON canonical.property_id = change.property_id AND c
 WHERE change.transaction_id < pg_snapshot_xmin(pg_current_snapshot());
 COMMENT ON VIEW listing_flag_feed IS
     'What changed, in the order of position; duplicate_of_key NULL: the photo is no duplicate any more.';
+
+-- The bundle's review band: what the model would not flag by itself and nobody has decided yet.
+CREATE VIEW listing_review AS
+SELECT
+    pair.property_id,
+    a.bucket AS bucket_a,
+    a.key AS key_a,
+    b.bucket AS bucket_b,
+    b.key AS key_b,
+    pair.score,
+    pair.photo_a AS id_a,
+    pair.photo_b AS id_b
+FROM pair
+JOIN model ON model.id = pair.model_id AND model.status = 'active' AND pair.score < model.duplicate_threshold
+JOIN photo AS a ON a.property_id = pair.property_id AND a.id = pair.photo_a
+JOIN photo AS b ON b.property_id = pair.property_id AND b.id = pair.photo_b
+WHERE NOT EXISTS (
+    SELECT FROM verdict
+    WHERE verdict.property_id = pair.property_id AND verdict.photo_a = pair.photo_a AND verdict.photo_b = pair.photo_b
+);
+COMMENT ON VIEW listing_review IS 'One row a pair that a person should look at; record_verdict takes the answer.';
+REVOKE ALL ON listing_review FROM PUBLIC;
+GRANT SELECT ON listing_review TO dedup_worker, dedup_reader;

@@ -13,6 +13,7 @@ import pytest
 from core import settings
 from workers import embedded
 
+from . import brokers
 from . import system as acceptance
 
 TIMEOUT_SECONDS = 600
@@ -44,6 +45,13 @@ def system(no_settings_of_the_machine: None) -> Iterator[acceptance.System]:
             stack.start_worker(f"{kind}-2", kind)
         yield acceptance.System(stack)
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def rabbitmq(system: acceptance.System, property_id: str) -> Iterator[brokers.Broker]:
+    """RabbitMQ with nothing in it, and a bucket of the test's own, of which the test itself tells."""
+    with brokers.rabbitmq(system, bucket=f"photos-{property_id.replace('_', '-')[:40]}") as broker:
+        yield broker
 
 
 @pytest.fixture

@@ -27,6 +27,8 @@ DEADLINE_SECONDS = 150.0
 """A bound for what must happen, on a machine with much else to do; nothing waits for it when all is well."""
 
 _POLL_SECONDS = 0.05
+_TASK_QUEUES = ("embed", "embed_bulk", "match", "match_bulk")
+"""By pgmq's names, in the order in which a photo goes through them."""
 
 Row = dict[str, Any]
 Found = TypeVar("Found")
@@ -72,9 +74,9 @@ def record(
     }
 
 
-def command(*arguments: str) -> list[str]:
-    """The command line of `dedup` with `arguments`."""
-    return [sys.executable, "-m", "workers", *arguments]
+def command(*arguments: str, module: str = "workers") -> list[str]:
+    """The command line of `dedup` with `arguments`, or of a variant of it."""
+    return [sys.executable, "-m", module, *arguments]
 
 
 def processes_of(data_dir: pathlib.Path) -> dict[int, str]:
@@ -240,13 +242,25 @@ class System:
         environment = {**self.stack.environment, processes.SUPERVISED: str(os.getpid()), **variables}
         return process(self.stack.log_file(name), *arguments, **environment)
 
+    def dedup(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `dedup` with `arguments` on this stack to its end."""
+        return subprocess.run(
+            command(*arguments),
+            cwd=ROOT,
+            env={**os.environ, **self.stack.environment, **variables},
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            check=False,
+        )
+
     def _is_quiet(self) -> bool:
         self.stack.check()
         # In the order in which a photo goes through them: a task is published before the message that
         # caused it is acknowledged, so what left one queue is in the next one when that is looked at.
         if self._events_waiting():
             return False
-        return not any(self._tasks_waiting(queue) for queue in ("embed", "match"))
+        return not any(self._tasks_waiting(queue) for queue in _TASK_QUEUES)
 
     def _events_waiting(self) -> int:
         counts = self.sqs.get_queue_attributes(
@@ -257,6 +271,9 @@ class System:
 
     def _tasks_waiting(self, queue: str) -> int:
         # Those that a worker holds unacknowledged count too.
+        if not self.ask("SELECT FROM pgmq.meta WHERE queue_name = %(queue)s", queue=queue):
+            # Nobody has worked on it or put anything into it yet.
+            return 0
         (row,) = self.ask("SELECT queue_length FROM pgmq.metrics(%(queue)s)", queue=queue)
         return int(row["queue_length"])
 

@@ -10,13 +10,10 @@ import contextlib
 import dataclasses
 import http.client
 import http.server
-import os
-import shutil
-import socket
-import subprocess
+import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import amqp
 import kombu
@@ -24,53 +21,19 @@ import pytest
 
 from workers import embedded_s3
 
-from . import pictures
+from . import brokers, pictures
 from . import system as acceptance
 
-RABBITMQ = ("127.0.0.1", 5672)
-EVENTS = "dedup-events-of-test"
-TASK_QUEUES = ("embed", "embed.bulk", "match")
 THROTTLED_READS = 4
 """Two attempts at a photo, of two requests each."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Broker:
-    """Where tasks and events go, and what takes a notification there that the store did not send itself."""
-
-    url: str
-    bucket: str
-    send: Callable[[acceptance.Row], None] | None
-
-
 @pytest.fixture
-def rabbitmq(system: acceptance.System) -> Iterator[Broker]:
-    """A virtual host of our own, or the default one where none can be made and its queues are not in use."""
-    try:
-        socket.create_connection(RABBITMQ, timeout=5).close()
-    except OSError as error:
-        reason = f"no RabbitMQ listens on {RABBITMQ[0]}:{RABBITMQ[1]} ({error})"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with _virtual_host() as name:
-        url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{name}"
-        bucket = "photos-rabbitmq"
-        system.s3.create_bucket(Bucket=bucket)
-
-        def send(message: acceptance.Row) -> None:
-            with kombu.Connection(url) as connection, connection.Producer(serializer="json") as producer:
-                producer.publish(message, exchange=EVENTS, routing_key=EVENTS)
-
-        yield Broker(url, bucket, send)
-
-
-@pytest.fixture
-def sqs(system: acceptance.System) -> Broker:
+def sqs(system: acceptance.System) -> brokers.Broker:
     """The embedded SQS, with a bucket that sends its own notifications to it."""
     bucket = "photos-sqs"
     system.s3.create_bucket(Bucket=bucket)
-    queue_url = system.sqs.create_queue(QueueName=EVENTS)["QueueUrl"]
+    queue_url = system.sqs.create_queue(QueueName=brokers.EVENTS)["QueueUrl"]
     found = system.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
     notification = {
         "QueueArn": found["Attributes"]["QueueArn"],
@@ -81,7 +44,7 @@ def sqs(system: acceptance.System) -> Broker:
     )
     access = f"{embedded_s3.ACCESS_KEY_ID}:{embedded_s3.SECRET_ACCESS_KEY}"
     endpoint = system.stack.store.endpoint_url.removeprefix("http://")
-    return Broker(f"sqs://{access}@{endpoint}//", bucket, None)
+    return brokers.Broker(f"sqs://{access}@{endpoint}//", bucket, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,36 +91,37 @@ def throttling_store(system: acceptance.System) -> Iterator[Store]:
 
 
 def test_rabbitmq(
-    system: acceptance.System, rabbitmq: Broker, throttling_store: Store, property_id: str
+    system: acceptance.System, rabbitmq: brokers.Broker, throttling_store: Store, property_id: str
 ) -> None:
     check(system, rabbitmq, throttling_store, property_id)
     # What waits for its next attempt waits in the broker, and takes no place in a worker.
     log = system.stack.log_file(f"{property_id}-embed").read_text(encoding="utf-8")
     assert "Direct exchanges are not supported" not in log
     with kombu.Connection(rabbitmq.url) as connection:
-        for name in (*TASK_QUEUES, EVENTS):
+        for name in (*brokers.TASK_QUEUES, brokers.EVENTS):
             # Declared again as it is: RabbitMQ refuses another type than the queue has.
             with connection.channel() as channel:
-                queue = kombu.Queue(name, queue_arguments={"x-queue-type": "quorum"})
+                arguments = {"x-queue-type": "quorum"} if name == brokers.EVENTS else brokers.TASK_ARGUMENTS
+                queue = kombu.Queue(name, queue_arguments={**arguments})
                 declared = queue(channel).queue_declare(passive=False)
                 assert declared.message_count == 0
             with connection.channel() as channel, pytest.raises(amqp.PreconditionFailed):
                 kombu.Queue(name, queue_arguments={"x-queue-type": "classic"})(channel).queue_declare()
 
 
-def test_sqs(system: acceptance.System, sqs: Broker, throttling_store: Store, property_id: str) -> None:
+def test_sqs(
+    system: acceptance.System, sqs: brokers.Broker, throttling_store: Store, property_id: str
+) -> None:
     check(system, sqs, throttling_store, property_id)
     queues = {url.rpartition("/")[2] for url in system.sqs.list_queues()["QueueUrls"]}
-    assert {"embed", "match", EVENTS} <= queues
+    assert {"embed", "match", brokers.EVENTS} <= queues
 
 
-def check(system: acceptance.System, broker: Broker, store: Store, property_id: str) -> None:
+def check(system: acceptance.System, broker: brokers.Broker, store: Store, property_id: str) -> None:
     """Start one process of each kind on `broker`: uploads, retries, a flag, a photo that fails, a removal."""
     settings = {
-        "DEDUP_BROKER_URL": broker.url,
-        "DEDUP_EVENT_BROKER_URL": broker.url,
-        "DEDUP_EVENT_QUEUE": EVENTS,
-        "DEDUP_BUCKETS": broker.bucket,
+        **broker.settings(),
+        "DEDUP_TASK_DELIVERY_LIMIT": str(brokers.DELIVERY_LIMIT),
         "DEDUP_S3_ENDPOINT_URL": store.url,
         "DEDUP_TASK_RETRY_BACKOFF_SECONDS": "2",
     }
@@ -189,7 +153,7 @@ def check(system: acceptance.System, broker: Broker, store: Store, property_id: 
             lambda: lives() and "ingest_ready" in _events(system, f"{property_id}-ingest"), "ingest runs"
         )
         acceptance.until(
-            lambda: lives() and (not broker.send or _exists(broker.url)), "the event queue exists"
+            lambda: lives() and (not broker.send or broker.event_queue_exists()), "the event queue exists"
         )
         upload("a.jpg", pictures.jpeg("bedroom"))
         upload("b.jpg", pictures.jpeg("bathroom"))
@@ -218,60 +182,55 @@ def check(system: acceptance.System, broker: Broker, store: Store, property_id: 
             process.wait(acceptance.DEADLINE_SECONDS)
     # A worker that is told to stop finishes what it has in hand and says that all is well.
     assert [started[name].returncode for name in ("embed", "match")] == [0, 0]
+    check_dead_letters(system, broker, settings, property_id)
+
+
+def check_dead_letters(
+    system: acceptance.System, broker: brokers.Broker, settings: dict[str, str], property_id: str
+) -> None:
+    """A task that was given out too often is parked by the broker, and shown and put back by us."""
+    photo = system.photo(property_id, "b.jpg")
+    arguments = {name: photo[name] for name in ("property_id", "revision")} | {"photo_id": photo["id"]}
+    with kombu.Connection(broker.url) as connection, connection.Producer(serializer="json") as producer:
+        headers = {"lang": "py", "task": "dedup.embed", "id": str(uuid.uuid4())}
+        producer.publish([[], arguments, {}], routing_key="embed", headers=headers)
+    assert system.dedup("replay", "--tasks", **settings).returncode == 1, "there is none yet"
+
+    def parked() -> list[acceptance.Row]:
+        if _lose(system, broker):
+            return []
+        shown = system.dedup("dead-letters", "--limit", "10", "--json", **settings)
+        assert shown.returncode == 0, shown.stderr
+        found = [json.loads(line) for line in shown.stdout.splitlines()]
+        return [letter for letter in found if letter["kind"] == "task"]
+
+    expected = [{"kind": "task", "task": "dedup.embed", "arguments": arguments, "queue": "embed"}]
+    assert acceptance.until(parked, "the broker parks the task") == expected
+    assert acceptance.until(parked, "looking at it left it where it is") == expected
+    put_back = system.dedup("replay", "--tasks", **settings)
+    assert "1 tasks" in put_back.stdout, put_back.stderr
+    with kombu.Connection(broker.url) as connection:
+        message = kombu.Queue("embed")(connection.default_channel).get(no_ack=True, accept=["json"])
+        assert message.payload[1] == arguments
+    assert system.dedup("replay", "--tasks", **settings).returncode == 1, "none is left"
+
+
+def _lose(system: acceptance.System, broker: brokers.Broker) -> bool:
+    """Take a task as a worker does that dies of it; False when there is none."""
+    if broker.send:
+        with kombu.Connection(broker.url) as connection:
+            message = kombu.Queue("embed")(connection.default_channel).get(no_ack=False, accept=["json"])
+            if message:
+                message.requeue()
+            return message is not None
+    url = system.sqs.get_queue_url(QueueName="embed")["QueueUrl"]
+    taken = system.sqs.receive_message(QueueUrl=url).get("Messages", [])
+    for item in taken:
+        system.sqs.change_message_visibility(
+            QueueUrl=url, ReceiptHandle=item["ReceiptHandle"], VisibilityTimeout=0
+        )
+    return bool(taken)
 
 
 def _events(system: acceptance.System, worker: str) -> set[str]:
     return {line["event"] for line in system.log(worker)} if system.stack.log_file(worker).exists() else set()
-
-
-def _exists(url: str) -> bool:
-    with kombu.Connection(url) as connection, connection.channel() as channel:
-        try:
-            kombu.Queue(EVENTS)(channel).queue_declare(passive=True)
-        except amqp.NotFound:
-            return False
-        return True
-
-
-@contextlib.contextmanager
-def _virtual_host() -> Iterator[str]:
-    name = f"dedup-test-{uuid.uuid4().hex[:8]}"
-    if _rabbitmqctl("add_vhost", name):
-        try:
-            assert _rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-            yield name
-        finally:
-            _rabbitmqctl("delete_vhost", name)
-        return
-    # AMQP itself cannot make one. The queues' names are fixed, so whoever has them here must not be disturbed.
-    url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}//"
-    with kombu.Connection(url) as connection:
-        taken = [queue for queue in (*TASK_QUEUES, EVENTS) if _is_there(connection, queue)]
-        if taken:
-            pytest.fail(
-                f"rabbitmqctl makes no virtual host here, and the default one has the queues {taken} already; "
-                "delete them, or run the tests as a user who may run rabbitmqctl"
-            )
-        try:
-            yield "/"
-        finally:
-            with connection.channel() as channel:
-                for queue in (*TASK_QUEUES, EVENTS):
-                    channel.queue_delete(queue)
-                    channel.exchange_delete(queue)
-
-
-def _is_there(connection: kombu.Connection, queue: str) -> bool:
-    with connection.channel() as channel:
-        try:
-            kombu.Queue(queue)(channel).queue_declare(passive=True)
-        except amqp.NotFound:
-            return False
-        return True
-
-
-def _rabbitmqctl(*arguments: str) -> bool:
-    program = shutil.which("rabbitmqctl")
-    if program is None:
-        return False
-    return subprocess.run([program, *arguments], capture_output=True, timeout=60, check=False).returncode == 0

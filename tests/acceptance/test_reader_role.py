@@ -1,4 +1,4 @@
-"""The listing system's login reads three views and can do nothing else."""
+"""The listing system's login reads four views and can do nothing else."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from psycopg import sql
 from . import pictures
 from . import system as acceptance
 
-VIEWS = {"listing_duplicates", "listing_duplicate_groups", "listing_flag_feed"}
+VIEWS = {"listing_duplicates", "listing_duplicate_groups", "listing_flag_feed", "listing_review"}
 
 Connection = psycopg.Connection[tuple[object, ...]]
 

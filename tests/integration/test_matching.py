@@ -162,3 +162,20 @@ def test_the_groups_view(base: database.Database, property_id: str) -> None:
     assert group["canonical_key"].endswith("/a")
     assert [key.rpartition("/")[2] for key in group["duplicate_keys"]] == ["b", "c"]
     assert group["photos"] == 3
+
+
+def test_pairs_between_the_bands_are_for_review_until_somebody_decides(
+    base: database.Database, property_id: str
+) -> None:
+    first = add(base, property_id, "a", 1, 0)
+    second = add(base, property_id, "b", 0.8, 0.6, at=1)
+    add(base, property_id, "c", 1, 0.01, at=2)
+    add(base, property_id, "d", 0, 0, 1, at=3)
+
+    def review() -> list[tuple[str, str]]:
+        found = rows(base, "SELECT key_a, key_b FROM listing_review WHERE property_id = %s", property_id)
+        return sorted((row["key_a"][-1], row["key_b"][-1]) for row in found)
+
+    assert review() == [("a", "b"), ("b", "c")]
+    verdict(base, first, second, duplicate=False)
+    assert review() == [("b", "c")]

@@ -200,18 +200,29 @@ def test_an_object_that_is_gone_is_a_removal(base: database.Database, property_i
     assert (found["status"], found["failure"]) == ("removed", "object_gone")
 
 
-def test_attempts_are_counted_until_success(base: database.Database, property_id: str) -> None:
+def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
+    base: database.Database, property_id: str
+) -> None:
     photo = apply(base, event(property_id, "a")).photo
-    for number in (1, 2):
+
+    def begin(**how: bool) -> photos.Attempt:
         with base.transaction() as connection:
-            attempt = photos.begin_attempt(connection, photo, Bundle.id)
+            attempt = photos.begin_attempt(connection, photo, Bundle.id, **how)
         assert attempt is not None
-        assert (attempt.number, attempt.embedded) == (number, False)
-    assert embed(base, photo, vector(1))
+        return attempt
+
+    losses = [begin().lost for _ in range(3)]
+    assert losses == [0, 1, 1], "lost with its company once, however often"
+    assert [begin(alone=True).lost for _ in range(3)] == [1, 2, 3]
     with base.transaction() as connection:
-        attempt = photos.begin_attempt(connection, photo, Bundle.id)
-    assert attempt is not None
-    assert (attempt.number, attempt.embedded) == (1, True)
+        photos.excuse(connection, photo)
+    assert row(base, photo)["attempts"] == 3
+    assert embed(base, photo, vector(1))
+    again = begin()
+    assert (again.lost, again.embedded) == (0, True)
+    assert row(base, photo)["attempts"] == 0, "a copy of its task counts nothing"
+    assert not begin(again=True).embedded
+    assert row(base, photo)["attempts"] == 1
 
 
 def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database, property_id: str) -> None:

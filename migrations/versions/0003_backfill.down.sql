@@ -1,0 +1,2 @@
+DROP INDEX photo_bucket_key, photo_failed;
+DROP TABLE backfill;

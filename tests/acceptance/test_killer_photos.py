@@ -1,0 +1,138 @@
+"""Photos that take their worker with them are parked after a few attempts, and every other one is embedded.
+
+``KILLER_PHOTOS_TEST_GOOD=1000 pytest tests/acceptance/test_killer_photos.py`` tries it with more good ones.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+
+from workers import processes
+
+from . import brokers, crashing, pictures
+from . import system as acceptance
+
+GOOD = int(os.environ.get("KILLER_PHOTOS_TEST_GOOD", "40"))
+KILLERS = int(os.environ.get("KILLER_PHOTOS_TEST_KILLERS", "1"))
+MOST_LOSSES = 2
+"""One less than the default: each costs a start of the worker."""
+
+PER_PROPERTY = 10
+
+
+def test_photos_that_kill_their_worker(
+    system: acceptance.System, rabbitmq: brokers.Broker, property_id: str
+) -> None:
+    settings = {**rabbitmq.settings(), "DEDUP_EMBED_MAX_LOSSES": str(MOST_LOSSES)}
+    names = [f"{number:04d}.jpg" for number in range(GOOD + KILLERS)]
+    # Among the others, so that each has company when it is met first.
+    killers = {names[(number + 1) * len(names) // (KILLERS + 1)] for number in range(KILLERS)}
+    good = pictures.jpeg("bedroom")
+
+    def place(name: str) -> str:
+        return f"{property_id}-{int(name[:4]) // PER_PROPERTY}"
+
+    def statuses() -> collections.Counter[str]:
+        found = system.ask(
+            "SELECT concat_ws(':', status, failure) AS state FROM photo WHERE property_id LIKE %(like)s",
+            like=f"{property_id}-%",
+        )
+        return collections.Counter(row["state"] for row in found)
+
+    with contextlib.ExitStack() as running:
+        running.enter_context(_no_sweep(system))
+        running.enter_context(system.process(f"{property_id}-ingest", "ingest", **settings))
+        acceptance.until(rabbitmq.event_queue_exists, "ingest runs")
+        for name in names:
+            data = good + crashing.MARK if name in killers else good
+            etag = system.upload(place(name), name, data, rabbitmq.bucket)
+            key = acceptance.key_of(place(name), name)
+            rabbitmq.send(  # type: ignore[misc]
+                {"Records": [acceptance.record("ObjectCreated:Put", key, bucket=rabbitmq.bucket, etag=etag)]}
+            )
+        acceptance.until(lambda: statuses() == {"pending": len(names)}, "every photo waits")
+        running.enter_context(system.process(f"{property_id}-match", "worker", "match", **settings))
+        worker = running.enter_context(_started_again(system, f"{property_id}-embed", settings))
+        acceptance.until(
+            lambda: statuses() == {"embedded": GOOD, "failed:killed_worker": KILLERS},
+            "the good photos are embedded and the others parked",
+            acceptance.DEADLINE_SECONDS + GOOD,
+        )
+        assert worker.losses == MOST_LOSSES * KILLERS, "once with company, then alone"
+        acceptance.until(
+            lambda: system.read(
+                "SELECT count(*) = %(wanted)s AS done FROM listing_duplicates WHERE property_id LIKE %(like)s",
+                like=f"{property_id}-%",
+                wanted=GOOD + KILLERS - KILLERS - len({place(name) for name in names}),
+            )[0]["done"],
+            "all that is good is matched: one picture, so all but one of each property are flagged",
+        )
+        shown = system.dedup("dead-letters", "--reason", "killed_worker", "--json", **settings)
+        found = [json.loads(line) for line in shown.stdout.splitlines()]
+        ours = [item for item in found if item["property_id"].startswith(property_id)]
+        assert {item["key"].rpartition("/")[2] for item in ours} == killers
+        assert all(f"lost {MOST_LOSSES} times" in item["message"] for item in ours)
+    # With a decoder that is mended, they go on where they stopped.
+    with system.process(f"{property_id}-mended", "worker", "embed", "--bulk", **settings):
+        put_back = system.dedup("replay", "--reason", "killed_worker", **settings)
+        assert f"{KILLERS} photos" in put_back.stdout, put_back.stderr
+        acceptance.until(lambda: statuses() == {"embedded": len(names)}, "the replayed photos are embedded")
+
+
+@contextlib.contextmanager
+def _no_sweep(system: acceptance.System) -> Iterator[None]:
+    """Halt the stack's sweeper for the block: it would give what waits long to workers whose decoder is sound."""
+    sweeper = system.stack._processes["sweep"]
+    sweeper.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        sweeper.send_signal(signal.SIGCONT)
+
+
+class _Worker:
+    """An embed worker with the crashing decoder, and how often it was lost."""
+
+    def __init__(self) -> None:
+        self.losses = 0
+        self.process: subprocess.Popen[bytes] | None = None
+
+
+@contextlib.contextmanager
+def _started_again(system: acceptance.System, name: str, settings: dict[str, str]) -> Iterator[_Worker]:
+    """Run it for the block, started again whenever it dies, as an installation's supervisor does."""
+    worker = _Worker()
+    stopping = threading.Event()
+    environment = {**os.environ, **system.stack.environment, **settings}
+    environment[processes.SUPERVISED] = str(os.getpid())
+
+    def supervise() -> None:
+        while not stopping.is_set():
+            with system.stack.log_file(name).open("ab") as log:
+                worker.process = subprocess.Popen(
+                    acceptance.command("worker", "embed", module=crashing.__name__),
+                    cwd=acceptance.ROOT,
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                )
+            worker.process.wait()
+            worker.losses += not stopping.is_set()
+
+    thread = threading.Thread(target=supervise)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        stopping.set()
+        if worker.process:
+            worker.process.terminate()
+        thread.join()

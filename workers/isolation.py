@@ -1,0 +1,81 @@
+"""Who may work in a process at the same time: photos together, a suspicious one alone.
+
+A process that dies takes every photo in its hands with it, and nobody knows which of them it was. So those photos
+are tried alone from then on: a process that is lost with one photo only speaks against that photo.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Hashable, Iterator
+
+from core import errors
+
+_PATIENCE_SECONDS = 60.0
+
+
+class Gate:
+    """Lets holders in together or one of them alone; those who wait to be alone come first. Thread-safe."""
+
+    def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+        self._patience_seconds = patience_seconds
+        self._changed = threading.Condition()
+        self._together = 0
+        self._alone = False
+        self._waiting = 0
+        self._claimed: set[Hashable] = set()
+
+    @contextlib.contextmanager
+    def claim(self, name: Hashable) -> Iterator[bool]:
+        """Whether nobody else in this process has `name` in hand; it is ours for the block then."""
+        with self._changed:
+            free = name not in self._claimed
+            self._claimed.add(name)
+        try:
+            yield free
+        finally:
+            if free:
+                with self._changed:
+                    self._claimed.discard(name)
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Work beside others."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alone and not self._waiting)
+            self._together += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._together -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Work with nobody beside.
+
+        Raises:
+            TransientError: others did not come to an end; one of them may hang, and must not hold up all.
+        """
+        with self._changed:
+            self._waiting += 1
+            try:
+                free = self._changed.wait_for(
+                    lambda: not self._alone and not self._together, self._patience_seconds
+                )
+                self._alone = free
+            finally:
+                self._waiting -= 1
+                self._changed.notify_all()
+        if not free:
+            raise errors.TransientError(
+                f"Other photos were in hand for {self._patience_seconds:.0f} s; this one must be tried alone."
+            )
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
