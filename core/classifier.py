@@ -22,7 +22,7 @@ Tensors = Mapping[str, npt.NDArray[Any]]
 
 
 def input_names(levels: Mapping[str, int] | tuple[str, ...]) -> tuple[str, ...]:
-    """What the columns of `PairClassifier.inputs` are."""
+    """What the columns of `Inputs.of` are."""
     cosines = [f"{level}_{metric}" for level in levels for metric in ("whitened", "plain")]
     return (*cosines, *correspondence.NAMES, "drawings")
 
@@ -33,7 +33,7 @@ class Inputs:
     Args:
         layout: of the fused embeddings.
         variance: (values of all levels,) float32: of each value before it was whitened. Weighted by it, a level's
-            cosine is that of the level as it was before.
+            cosine is that of the kept directions as they were before.
 
     Raises:
         ConfigurationError: there are not as many variances as values, or one of them is negative.
@@ -167,6 +167,8 @@ class PairClassifier:
                 raise errors.ConfigurationError(
                     f"Pair classifier tensor {key}: expected finite values, found others."
                 )
+        if not (self.tensors["input.std"] > 0).all():
+            raise errors.ConfigurationError("Pair classifier tensor input.std: expected positive values.")
 
 
 def _part(rows: fusing.Vectors, start: int, stop: int) -> fusing.Vectors:

@@ -33,6 +33,7 @@ NAMES = (
 _TURNS = 4
 _SPAN = 2 * GRID - 1
 _CHUNK = 32
+_TINY = np.float32(1e-9)
 _ROW, _COLUMN = np.divmod(np.arange(CELLS), GRID)
 
 
@@ -66,6 +67,9 @@ def _displacements() -> npt.NDArray[np.int64]:
 
 
 _IN_PLACE, _DISPLACEMENTS = _in_place(), _displacements()
+_IN_PLACE_BACK = np.ascontiguousarray(_IN_PLACE.reshape(CELLS, CELLS, -1).transpose(1, 0, 2)).reshape(
+    CELLS**2, -1
+)
 
 
 def describe(a: Floats, b: Floats) -> Floats:
@@ -92,12 +96,16 @@ def _describe(a: Floats, b: Floats) -> Floats:
     count = len(likeness)
     there, back = likeness.max(axis=1), likeness.max(axis=2)
     flat = likeness.reshape(count, -1)
-    # Cells that are exactly alike (a blank picture) all match each other; what they vote is bounded below.
-    mutual = ((likeness == there[:, None]) & (likeness == back[:, :, None])).reshape(count, -1)
-    mutual &= flat > 0
-    pair, match = np.nonzero(mutual)
+    # Mutual: no other cell is more alike, seen from either side. Cells that are exactly alike (a blank picture) all
+    # match each other; what they vote is bounded below.
+    least = np.maximum(np.maximum(there, _TINY)[:, None], back[:, :, None])
+    found = np.flatnonzero(likeness >= least)
+    pair, match = found // CELLS**2, found % CELLS**2
     weight = flat[pair, match] / CELLS
-    measures = [_votes(count, pair, match, weight), flat @ _IN_PLACE, _near(likeness) @ _IN_PLACE]
+    # The best of those next to a cell, looked for in either photo: which one comes first must not matter.
+    near: Floats = _near(likeness) @ _IN_PLACE + _near(likeness.transpose(0, 2, 1)) @ _IN_PLACE_BACK
+    near *= 0.5
+    measures: list[npt.NDArray[np.floating]] = [_votes(count, pair, match, weight), flat @ _IN_PLACE, near]
     columns = [
         (there.mean(axis=1) + back.mean(axis=1)) / 2,
         np.minimum(there.mean(axis=1), back.mean(axis=1)),
@@ -111,26 +119,26 @@ def _describe(a: Floats, b: Floats) -> Floats:
 
 def _votes(
     count: int, pair: npt.NDArray[np.int64], match: npt.NDArray[np.int64], weight: npt.NDArray[np.floating]
-) -> npt.NDArray[np.float64]:
+) -> Floats:
     """(count, 8): the share of cells whose mutual matches agree on a displacement, to one cell's breadth."""
     symmetries = 2 * _TURNS
     bins = _DISPLACEMENTS[match] + ((pair * symmetries)[:, None] + np.arange(symmetries)) * _SPAN**2
-    votes = np.bincount(bins.ravel(), np.repeat(weight, symmetries), count * symmetries * _SPAN**2)
-    votes = votes.reshape(count * symmetries, _SPAN, _SPAN)
+    counted = np.bincount(bins.ravel(), np.repeat(weight, symmetries), count * symmetries * _SPAN**2)
+    votes: Floats = counted.astype(np.float32).reshape(count * symmetries, _SPAN, _SPAN)
     rows = votes.copy()
     rows[:, 1:] += votes[:, :-1]
     rows[:, :-1] += votes[:, 1:]
     both = rows.copy()
     both[:, :, 1:] += rows[:, :, :-1]
     both[:, :, :-1] += rows[:, :, 1:]
-    result: npt.NDArray[np.float64] = both.reshape(count, symmetries, -1).max(axis=2)
-    return np.minimum(result, 1.0)
+    result: Floats = np.minimum(both.reshape(count, symmetries, -1).max(axis=2), 1.0)
+    return result
 
 
 def _near(likeness: Floats) -> Floats:
-    """(n, CELLS²): as `likeness`, but each cell of `b` lends its best to those next to it."""
+    """(n, CELLS²): as `likeness`, but each cell of its first axis lends its best to those next to it."""
+    rows = likeness.reshape(-1, GRID, GRID, CELLS).copy()
     grid = likeness.reshape(-1, GRID, GRID, CELLS)
-    rows = grid.copy()
     np.maximum(rows[:, 1:], grid[:, :-1], out=rows[:, 1:])
     np.maximum(rows[:, :-1], grid[:, 1:], out=rows[:, :-1])
     both = rows.copy()
@@ -140,13 +148,23 @@ def _near(likeness: Floats) -> Floats:
 
 
 def _ordered(a: Floats, b: Floats) -> tuple[Floats, Floats]:
-    """The lesser photo of each pair first, by the first value that differs: who comes first changes no digit."""
+    """The lesser photo of each pair first: sums are then taken in one order, and no digit depends on who came first."""
     a, b = np.broadcast_arrays(a, b)
-    left, right = a.reshape(len(a), -1), b.reshape(len(b), -1)
-    rows = np.arange(len(left))
-    first = (left != right).argmax(axis=1)
-    swapped = (left[rows, first] > right[rows, first])[:, None, None]
-    return np.where(swapped, b, a), np.where(swapped, a, b)
+    # Nearly always the first cells differ already; only where they do not, all are compared.
+    swapped, same = _greater(a[:, 0], b[:, 0])
+    if same.any():
+        swapped[same] = _greater(a[same].reshape(same.sum(), -1), b[same].reshape(same.sum(), -1))[0]
+    if swapped.any():
+        a, b = a.copy(), b.copy()
+        a[swapped], b[swapped] = b[swapped], a[swapped]
+    return a, b
+
+
+def _greater(a: Floats, b: Floats) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which rows of `a` are greater by the first value that differs, and which are the same."""
+    rows = np.arange(len(a))
+    first = (a != b).argmax(axis=1)
+    return a[rows, first] > b[rows, first], a[rows, first] == b[rows, first]
 
 
 def _part(cells: Floats, start: int, stop: int) -> Floats:

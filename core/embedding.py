@@ -90,7 +90,7 @@ class Embedder:
         """Fused embeddings of a batch.
 
         A photo's vector does not depend on the batch that it travels in, to fp16 rounding. Drawings, such as floor
-        plans, take four passes, since they are scanned on their side; other photos take one.
+        plans, take four passes more, since they are scanned on their side.
 
         Args:
             pixels: (n, 3, size, size) uint8 RGB, as `images.decode` gives them.

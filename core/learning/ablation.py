@@ -6,7 +6,7 @@ a fixed random matrix with orthonormal columns (or rows, where the level is the 
 the widest level, that loses nothing of any single level, so what is lost is lost by averaging; at 256 the vector is
 as short as averaging is done for. *Averaged* takes levels of norm 1, *summed* takes them as they are after
 standardising, so that a level counts by its number of channels. Like every level, their average is compared in the
-plain and in the whitened metric.
+plain and in the whitened metric (256 directions of it, as many as of the widest level).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from core import classifier, correspondence, fusing
+from core import classifier, correspondence, embedding, fusing
 from core.learning import (
     comparison,
     evaluation,
@@ -32,7 +32,7 @@ from core.learning import (
     whitening,
 )
 
-_PATIENT = fitting.Recipe()
+_RECIPE = fitting.Recipe()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +136,19 @@ class Describer:
         self, variant: Variant, paths: tuple[pathlib.Path, ...]
     ) -> tuple[fusing.Vectors, np.ndarray[tuple[int], np.dtype[np.bool_]]]:
         fusion = self._whitened.fusion
-        standard = (self._seen.levels(paths) - fusion.mean) / fusion.std
+        levels = self._seen.levels(paths)
+        drawn = fusion.drawings(levels)
+        if drawn.any():
+            turned = [path for path, is_one in zip(paths, drawn, strict=True) if is_one]
+            levels[drawn] = self._seen.levels(turned, turns=embedding.TURNS)
+        standard = (levels - fusion.mean) / fusion.std
         total = np.zeros((len(paths), variant.width), np.float32)
         for level, place in fusing.slices().items():
             values = standard[:, place]
             if variant.combine == "averaged":
                 values = fusing.unit(values)
             total += values @ projection(level, variant.width)
-        return total, fusion.drawings(self._seen.levels(paths))
+        return total, drawn
 
 
 class Method:
@@ -179,7 +184,7 @@ def run(
     tasks: Sequence[comparison.Task],
     seen: features.Features,
     *,
-    recipe: fitting.Recipe = _PATIENT,
+    recipe: fitting.Recipe = _RECIPE,
     seed: int = 0,
     variants: Sequence[Variant] = VARIANTS,
     progress: comparison.MethodProgress | None = None,
@@ -192,7 +197,7 @@ def run(
         seed: of the networks.
 
     Raises:
-        ConfigurationError: a set has no train or no val pairs of both labels.
+        ConfigurationError: a set has not both labels among its train and val pairs.
     """
     table = examples.gather(sets, recipe, seed)
     describer = Describer(seen, sets, seed)

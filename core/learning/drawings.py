@@ -39,12 +39,13 @@ def fit(standard: fusing.Vectors, shares: npt.NDArray[np.float32]) -> tuple[fusi
         shares: (n,) as `few_colours` gives them.
 
     Returns:
-        Weight (3904,) and bias (1,), float32; with fewer than eight sure drawings, one that calls nothing a drawing.
+        Weight (3904,) and bias (1,), float32; with fewer than eight sure ones of either kind, one that calls
+        nothing a drawing.
     """
     sure = shares > _SURE
     asked = sure | (shares < _SURELY_NOT)
     weight, bias = torch.zeros(standard.shape[1], requires_grad=True), torch.zeros(1, requires_grad=True)
-    if sure.sum() < _LEAST:
+    if min(int(sure.sum()), int((asked & ~sure).sum())) < _LEAST:
         return np.zeros(standard.shape[1], np.float32), np.full(1, -1.0, np.float32)
     inputs, target = torch.from_numpy(standard[asked]), torch.from_numpy(sure[asked].astype(np.float32))
     # Both kinds count alike, however rare drawings are.

@@ -99,10 +99,23 @@ def best_mean_f1(sets: Sequence[tuple[Scores, Labels]]) -> tuple[float, float]:
 
 
 def threshold_at_precision(scores: Scores, labels: Labels, precision: float) -> float | None:
-    """The lowest threshold from which on the precision is reached; nothing if none reaches it."""
+    """The lowest threshold at which the precision is reached; nothing if none reaches it."""
     values, hits, flagged = _steps(scores, labels)
     reached = np.flatnonzero(hits / flagged >= precision)
     return _between(values, int(reached[-1])) if len(reached) else None
+
+
+def precise_threshold(
+    groups: Sequence[tuple[Scores, Labels]], precision: float, at_least: float = 0.0
+) -> float | None:
+    """The lowest threshold, not below `at_least`, at which every group reaches the precision; nothing if none does."""
+    candidates = np.unique(np.concatenate([scores for scores, _ in groups]))
+    candidates = np.append(at_least, candidates[candidates > at_least])
+    for threshold in candidates.tolist():
+        flagged = [(scores >= threshold, labels) for scores, labels in groups]
+        if all(chosen.any() and labels[chosen].mean() >= precision for chosen, labels in flagged):
+            return float(threshold)
+    return None
 
 
 def _steps(scores: Scores, labels: Labels) -> tuple[Scores, Scores, Scores]:

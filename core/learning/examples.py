@@ -107,6 +107,7 @@ def _unlabelled(
     for left, right, _, first, second, number, _ in found:
         pictures.setdefault(number, {}).update({left: first, right: second})
     sets = [list(part.items()) for part in pictures.values()]
+    houses = [set(part.values()) for part in pictures.values()]
 
     def draw(number: int) -> tuple[int, int]:
         return sets[number][int(random.integers(len(sets[number])))]
@@ -118,8 +119,8 @@ def _unlabelled(
     for _ in range(round(recipe.strangers * len(found)) if len(sets) > 1 else 0):
         one, other = random.choice(len(sets), 2, replace=False)
         (left, first), (right, second) = draw(one), draw(other)
-        # Sets may be made of the same houses' photos.
-        if first != second:
+        # Sets that share a house, as those made of one bucket's photos do, may show the same.
+        if houses[one].isdisjoint(houses[other]):
             made.append((left, right, False, first, second, -1, False))
     return made
 

@@ -8,8 +8,8 @@ again, a changed one is. They take about 120 kB a picture, on disk and not in me
 from __future__ import annotations
 
 import hashlib
-import os
 import pathlib
+import secrets
 import shutil
 import tempfile
 import weakref
@@ -26,6 +26,8 @@ from core.learning import drawings
 BATCH = 32
 MAX_PIXELS = 100_000_000
 _CHUNK = 256
+_VERSION = 1
+"""Of what is kept and how pictures are decoded: raised with either, so that nothing old is read."""
 
 Progress = Callable[[int, int], None]
 """Called with the pictures done and the pictures in all."""
@@ -53,7 +55,7 @@ class Features:
         root = cache or pathlib.Path(tempfile.mkdtemp(prefix="dedup-features-"))
         if cache is None:
             weakref.finalize(self, shutil.rmtree, root, ignore_errors=True)
-        self._folder = root / f"{backbone.weights_sha256[:16]}-{input_size}"
+        self._folder = root / f"{backbone.weights_sha256[:16]}-{input_size}-{_VERSION}"
         self._files: dict[tuple[pathlib.Path, int], pathlib.Path] = {}
 
     def levels(
@@ -104,17 +106,21 @@ class Features:
     ) -> list[pathlib.Path]:
         """The files with the pictures' values, made where they are not there yet."""
         waiting: list[tuple[pathlib.Path, images.Pixels]] = []
+        found: dict[pathlib.Path, pathlib.Path] = {}
         unique = list(dict.fromkeys(paths))
         for number, path in enumerate(unique):
             if (path, turns) not in self._files:
                 data = _bytes(path)
                 name = f"{hashlib.sha256(data).hexdigest()}-{turns}.safetensors"
-                file = self._files[path, turns] = self._folder / name[:2] / name
+                file = self._folder / name[:2] / name
                 if not _whole(file):
                     waiting.append((file, _pixels(path, data, self._input_size)))
+                found[path] = file
             if len(waiting) == BATCH or number + 1 == len(unique):
                 self._write(waiting, turns)
                 waiting.clear()
+                self._files |= {(known, turns): file for known, file in found.items()}
+                found.clear()
                 if progress is not None:
                     progress(number + 1, len(unique))
         return [self._files[path, turns] for path in paths]
@@ -131,7 +137,7 @@ class Features:
             }
             file.parent.mkdir(parents=True, exist_ok=True)
             # Two trainings may share a cache: the other one never sees half a file.
-            temporary = file.with_suffix(f".{os.getpid()}.tmp")
+            temporary = file.with_suffix(f".{secrets.token_hex(8)}.tmp")
             temporary.write_bytes(safetensors.numpy.save(values))
             temporary.replace(file)
 

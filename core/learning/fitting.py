@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from core import fusing
+from core import errors, fusing
 
 Progress = Callable[[int, int], None]
 """Called with the steps done and the steps in all."""
@@ -32,7 +32,8 @@ class Recipe:
     """How to fit: hidden units, weight decay, at most so many rounds of L-BFGS steps, folds of houses.
 
     `identical` and `strangers` are numbers of self-labelled pairs made for each labelled one: a picture with
-    itself, and pictures of two sets, which never show the same. No labelled set has either, every property does.
+    itself, and pictures of two sets without a common property, which never show the same. No labelled set has
+    either, every property does.
     """
 
     hidden: int = 16
@@ -105,15 +106,15 @@ def leave_houses_out(
 
     Returns:
         The mean of the networks, and (n,) logits of each pair by the network that did not see the house of its first
-        photo (nor learn from any pair of it).
+        photo (nor learn from any pair of it). Rounds are chosen on those houses, so the logits are a little too good;
+        a nested check of the shipped bundle gave F1 lower by less than 0.01.
+
+    Raises:
+        ConfigurationError: there are too few houses.
     """
     generator = torch.Generator().manual_seed(seed)
-    houses = np.unique(examples.houses)
-    folds = min(recipe.folds, len(houses))
-    order = torch.randperm(len(houses), generator=generator).numpy()
-    fold = np.empty(int(houses.max()) + 1, np.int64)
-    fold[houses[order]] = np.arange(len(houses)) % folds
-    sides = fold[examples.houses]
+    sides = _folds(examples, recipe.folds, generator)
+    folds = int(sides.max()) + 1
     mean = examples.inputs.mean(axis=0)
     std = np.maximum(examples.inputs.std(axis=0), _LEAST_STD)
     logits = np.empty(len(examples))
@@ -121,6 +122,12 @@ def leave_houses_out(
     with _one_thread():
         for number in range(folds):
             held, learn = sides[:, 0] == number, (sides != number).all(axis=1)
+            if set(examples.duplicate[learn].tolist()) != {True, False}:
+                found = f"{int(learn.sum())} pairs are left, {int(examples.duplicate[learn].sum())} of them duplicates"
+                raise errors.ConfigurationError(
+                    f"Without the houses of one fold {found}: too few to learn what holds for other houses. "
+                    "Give pairs of both labels within more properties."
+                )
             networks.append(_fit(examples[learn], examples[held], mean, std, recipe, generator))
             logits[held] = networks[-1].logits(examples.inputs[held])
             if progress is not None:
@@ -163,6 +170,17 @@ def calibrate(
         if np.abs(step).max() < 1e-9:
             break
     return max(float(weights[0]), 1e-3), float(weights[1])
+
+
+def _folds(examples: Examples, most: int, generator: torch.Generator) -> npt.NDArray[np.int64]:
+    """(n, 2) the folds of both houses; every fold has houses of first photos, which are those that it is tested on."""
+    fold = np.empty(int(examples.houses.max()) + 1, np.int64)
+    first = np.unique(examples.houses[:, 0])
+    folds = max(2, min(most, len(first)))
+    for houses in (first, np.setdiff1d(examples.houses[:, 1], first)):
+        order = torch.randperm(len(houses), generator=generator).numpy()
+        fold[houses[order]] = np.arange(len(houses)) % folds
+    return fold[examples.houses]
 
 
 def _fit(

@@ -117,7 +117,9 @@ pooled, and in whole properties, it gets one for all. Baselines' scores are no p
 error they went through Platt's scaling, fitted to val. Recall at precision 0.99 is read off the measured pairs, at
 whatever threshold reaches it.
 """
-_PROPERTIES_NOTE = """Every pair within a property is decided and groups are formed as in production. What is known of
+_PROPERTIES_NOTE = """Every pair within a property is decided and groups are formed as in production: the
+bundle flags from its duplicate band on, which is stricter than the threshold of the best F1 that the baselines have.
+ What is known of
 a pair, and when a flag counts as unknown, stands in `core/learning/properties.py`. A duplicate is found when both its
 photos end in one group. Where a set has one subject a property (a plan and its copies), no flag can be wrong.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ PRECISION = 0.99
 """Least precision of what is flagged without a person."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with the stage (``features``, ``drawings`` or ``training``), the steps done and the steps in all."""
+"""Called with the stage, the steps done and the steps in all."""
 
 _REVIEW_PRECISION = 0.8
 _REVIEW_LEAST = 0.1
@@ -64,6 +65,11 @@ def train(
             a picture cannot be read; no threshold reaches the precision.
     """
     recipe = recipe or fitting.Recipe()
+    names = [part.name for part in pair_sets]
+    if len(set(names)) < len(names):
+        raise errors.ConfigurationError(
+            f"Two pair sets have one name, of {', '.join(names)}; rename a folder."
+        )
     seen = seen or features.Features(embedding.Backbone(source, device), INPUT_SIZE, cache)
     table = examples.gather(pair_sets, recipe, seed)
     if len(np.unique(table.houses)) < 2:
@@ -141,23 +147,21 @@ def _thresholds(
 ) -> tuple[float, float, float]:
     """Of the duplicate band, of the best F1, and of the review band."""
     sets = [(scores[here], table.duplicate[here]) for here in (table.part == part for part in _parts(table))]
-    decision = evaluation.best_mean_f1(sets)[0]
+    decision = round(evaluation.best_mean_f1(sets)[0], 4)
     labelled = table.part >= 0
-    precise = [
-        evaluation.threshold_at_precision(scores[here], table.duplicate[here], precision)
-        for here in (labelled, labelled & table.val)
-        if table.duplicate[here].any()
-    ]
-    reached = [threshold for threshold in precise if threshold is not None]
-    if len(reached) < len(precise):
+    groups = [here for here in (labelled, labelled & table.val) if table.duplicate[here].any()]
+    precise = evaluation.precise_threshold(
+        [(scores[here], table.duplicate[here]) for here in groups], precision, at_least=decision
+    )
+    if precise is None:
         raise errors.ConfigurationError(
             f"No threshold reaches a precision of {precision}: what is flagged would be wrong more often. "
             "Give more or cleaner pairs, or ask for less with --precision."
         )
-    duplicate = min(round(max(decision, *reached), 4), 1.0)
+    duplicate = min(math.ceil(precise * 1e6) / 1e6, 1.0)
     loose = evaluation.threshold_at_precision(scores[labelled], table.duplicate[labelled], _REVIEW_PRECISION)
     review = max(_REVIEW_LEAST, loose if loose is not None else decision)
-    return duplicate, round(min(decision, duplicate), 4), round(min(decision, duplicate, review), 4)
+    return duplicate, min(decision, duplicate), round(min(decision, duplicate, review), 4)
 
 
 def learned(pair_set: pairs.PairSet) -> tuple[pathlib.Path, ...]:
@@ -181,9 +185,9 @@ def _figures(
     result = {}
     for name, here in (parts | {"pooled": table.part >= 0}).items():
         labels, values = table.duplicate[here & chosen], scores[here & chosen]
-        band = evaluation.report(values, labels, duplicate)
         if not len(labels):
             continue
+        band = evaluation.report(values, labels, duplicate)
         found = dataclasses.asdict(evaluation.report(values, labels, decision)) | {
             "band_precision": band.precision,
             "band_recall": band.recall,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from core import embedding, fusing
+from core import embedding, errors, fusing
 from core.learning import drawings, features
 
 VALUES = {"stem": 32, "layer1": 96, "layer2": 160, "layer3": 192, "layer4": 256}
@@ -83,6 +83,8 @@ def whiten(rows: fusing.Vectors, values: int) -> tuple[fusing.Vectors, fusing.Ve
         Their mean (channels,), the projection (channels, values) that gives each direction variance 1, rounded to
         float16, and the directions' variances (values,); all float32.
     """
+    if len(rows) < 2:
+        raise errors.ConfigurationError(f"Expected several train pictures to learn from, found {len(rows)}.")
     mean = rows.mean(axis=0)
     variance, axes = np.linalg.eigh(np.cov(rows - mean, rowvar=False).astype(np.float64))
     variance, axes = variance[::-1][:values], axes[:, ::-1][:, :values]

@@ -119,3 +119,10 @@ def test_a_missing_tensor_is_refused() -> None:
 def test_tensors_that_are_not_numbers_are_refused() -> None:
     with pytest.raises(errors.ConfigurationError, match="calibration: expected finite"):
         classifier.PairClassifier(LAYOUT, fusions.head(float("nan")))
+
+
+def test_deviations_of_zero_are_refused() -> None:
+    tensors = fusions.head()
+    tensors["input.std"][3] = 0
+    with pytest.raises(errors.ConfigurationError, match=r"input.std: expected positive"):
+        classifier.PairClassifier(LAYOUT, tensors)

@@ -82,6 +82,14 @@ def test_who_comes_first_changes_no_digit() -> None:
     np.testing.assert_array_equal(correspondence.describe(a[:1], b), correspondence.describe(b, a[:1]))
 
 
+def test_near_is_looked_for_in_both_photos(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = cells(150, 3), cells(150, 4)
+    b[:50] = fusing.unit(a[:50] + 0.2 * b[:50])
+    first = correspondence.describe(a, b)
+    monkeypatch.setattr(correspondence, "_ordered", lambda one, other: (other, one))
+    np.testing.assert_allclose(first, correspondence.describe(a, b), atol=1e-5)
+
+
 def test_a_pair_is_described_the_same_in_any_company() -> None:
     a, b = cells(70, 5), cells(70, 6)
     alone = np.concatenate([correspondence.describe(a[row : row + 1], b[row : row + 1]) for row in range(70)])

@@ -32,8 +32,9 @@ def test_what_lies_between_is_learned_from_the_sure_ones() -> None:
     np.testing.assert_array_equal(levels @ weight + bias > 0, truth)
 
 
-def test_without_drawings_nothing_is_called_one() -> None:
+def test_where_only_one_kind_is_seen_nothing_is_called_a_drawing() -> None:
     levels = np.random.default_rng(2).normal(size=(50, fusions.EVERY)).astype(np.float32)
-    weight, bias = drawings.fit(levels, np.full(50, 0.3, np.float32))
-    assert not (levels @ weight + bias > 0).any()
+    for share in (0.3, 0.95):
+        weight, bias = drawings.fit(levels, np.full(50, share, np.float32))
+        assert not (levels @ weight + bias > 0).any()
     assert weight.shape == (sum(fusing.LEVELS.values()),)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from core import errors
 from core.learning import evaluation, fitting
 
 
@@ -24,9 +25,14 @@ def test_every_pair_is_scored_by_a_network_that_did_not_see_its_house() -> None:
     known = examples(600, 20)
     network, logits = fitting.leave_houses_out(known, fitting.Recipe(hidden=8), seed=0)
     assert evaluation.average_precision(logits, known.duplicate) > 0.95
-    # Labels that only the house decides cannot be learned from other houses.
-    by_house = fitting.Examples(known.inputs[:, :2], known.houses[:, 0] % 2 == 0, known.counts, known.houses)
-    _, blind = fitting.leave_houses_out(by_house, fitting.Recipe(hidden=8), seed=0)
+    # Labels that only the house decides cannot be learned from other houses, though every house is told.
+    random = np.random.default_rng(5)
+    told = np.eye(20, dtype=np.float32)[known.houses[:, 0]]
+    by_house = fitting.Examples(
+        told, (random.random(20) < 0.5)[known.houses[:, 0]], known.counts, known.houses
+    )
+    seen, blind = fitting.leave_houses_out(by_house, fitting.Recipe(hidden=8), seed=0)
+    assert evaluation.average_precision(seen.logits(told), by_house.duplicate) > 0.95
     assert evaluation.average_precision(blind, by_house.duplicate) < 0.75
     assert network.hidden.shape == (8 * 10, 3)
 
@@ -62,3 +68,20 @@ def test_calibration_undoes_a_known_distortion() -> None:
     slope, offset = fitting.calibrate(3 * true + 1, duplicate)
     assert slope == pytest.approx(1 / 3, abs=0.02)
     assert offset == pytest.approx(-1 / 3, abs=0.05)
+
+
+def test_too_few_houses_are_refused() -> None:
+    few = examples(40, 2)
+    across = fitting.Examples(few.inputs, few.duplicate, few.counts, np.tile(np.array([[0, 1]]), (40, 1)))
+    with pytest.raises(errors.ConfigurationError, match="0 pairs are left, 0 of them duplicates"):
+        fitting.leave_houses_out(across, fitting.Recipe(), seed=0)
+
+
+def test_houses_of_second_photos_alone_make_no_empty_fold() -> None:
+    known = examples(200, 4)
+    mixed = np.stack([known.houses[:, 0], known.houses[:, 0] + 10], axis=1)
+    network, logits = fitting.leave_houses_out(
+        fitting.Examples(known.inputs, known.duplicate, known.counts, mixed), fitting.Recipe(hidden=4), seed=0
+    )
+    assert network.hidden.shape == (4 * 4, 3)
+    assert evaluation.average_precision(logits, known.duplicate) > 0.9

@@ -203,6 +203,26 @@ def test_figures_of_a_known_case() -> None:
     assert evaluation.threshold_at_precision(scores, ~labels, 1.0) is None
 
 
+def test_a_precise_threshold_holds_for_every_group() -> None:
+    one = (np.array([0.9, 0.8, 0.7, 0.6]), np.array([True, True, False, True]))
+    other = (np.array([0.95, 0.75, 0.65]), np.array([True, False, True]))
+    assert evaluation.precise_threshold([one], 1.0) == 0.8
+    assert evaluation.precise_threshold([one], 0.75) == 0.0
+    # Precision does not rise with the threshold: from 0.7 on the first group would do, the second does not.
+    assert evaluation.precise_threshold([one, other], 0.6, at_least=0.65) == 0.65
+    assert evaluation.precise_threshold([one, other], 0.99) == 0.8
+    assert evaluation.precise_threshold([one, other], 0.99, at_least=0.97) is None
+
+
+def test_after_a_bad_picture_the_good_ones_are_computed(tmp_path: pathlib.Path) -> None:
+    _picture(tmp_path, "x.png")
+    (tmp_path / "y.jpg").write_bytes(b"no picture")
+    seen, good = _seen(), tmp_path / "images" / "x.png"
+    with pytest.raises(errors.ConfigurationError):
+        seen.levels([good, tmp_path / "y.jpg"])
+    assert seen.levels([good]).shape[0] == 1
+
+
 def test_equal_scores_count_together() -> None:
     scores, labels = np.array([0.5, 0.5, 0.5, 0.5]), np.array([True, False, False, True])
     assert evaluation.average_precision(scores, labels) == pytest.approx(0.5)
