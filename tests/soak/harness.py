@@ -1,0 +1,347 @@
+"""One soak: a stack of real processes under traffic and faults, and then the oracle's word on its tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import pathlib
+import random
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import kombu
+import psycopg
+
+from tests.acceptance import system as acceptance
+from tests.soak import chaos, contents, oracle, traffic
+from workers import embedded
+
+BROKERS = ("pgmq", "rabbitmq")
+RABBITMQ = "amqp://guest:guest@127.0.0.1:5672/"
+BUCKET = "soak"
+EVENTS = "dedup-events"
+
+_PROPERTIES = 30
+_MORE = ("embed-2", "match-2", "ingest-2")
+_BACKLOG = 60
+"""Photos that wait at most before the portal pauses: what is to be tested is not how long a queue can get."""
+
+_PAUSE_SECONDS = 0.1
+_PATIENCE_SECONDS = 120.0
+_DRAIN_SECONDS = 900.0
+_SETTINGS = {
+    "DEDUP_BUCKETS": BUCKET,
+    "DEDUP_SWEEP_AFTER_SECONDS": "20",
+    # Two embed workers share what processors there are.
+    "OMP_NUM_THREADS": "1",
+}
+# Beside the tables and not in them: every attempt at a photo leaves a row here.
+_COUNT_ATTEMPTS = """
+CREATE TABLE soak_attempt (photo_id bigint NOT NULL, revision integer NOT NULL);
+CREATE FUNCTION soak_count_attempt() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = public AS $$
+BEGIN
+    INSERT INTO soak_attempt VALUES (NEW.id, NEW.revision);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER soak_count_attempt AFTER UPDATE OF attempts ON photo FOR EACH ROW
+WHEN (NEW.attempts = OLD.attempts + 1) EXECUTE FUNCTION soak_count_attempt();
+"""
+
+Answer = TypeVar("Answer")
+
+
+@dataclasses.dataclass(frozen=True)
+class Broker:
+    """Where tasks and events go. `waiting` counts the messages there, those in hand included."""
+
+    send: Callable[[str], None]
+    waiting: Callable[[], int]
+    cut: Callable[[], None] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a soak came to. `rerun` counts attempts at a photo's content beyond the first one."""
+
+    broker: str
+    seed: int
+    minutes: float
+    photos: int
+    counts: traffic.Counts
+    faults: Mapping[str, int]
+    attempts: int
+    rerun: int
+    drain_seconds: float
+    differences: list[str]
+
+
+def run(broker_name: str, seed: int, minutes: float, say: Callable[[str], None]) -> Result:
+    """Soak a new stack on one broker; `say` gets a line about how it goes from time to time."""
+    rng = random.Random(seed)
+    say("drawing and scoring the pictures")
+    good, truth = contents.draw()
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-soak-", dir="/tmp"))
+    folder.chmod(0o755)
+    with contextlib.ExitStack() as open_parts:
+        host = open_parts.enter_context(_virtual_host()) if broker_name == "rabbitmq" else None
+        own = {"DEDUP_BROKER_URL": RABBITMQ + host, "DEDUP_EVENT_BROKER_URL": RABBITMQ + host} if host else {}
+        environment = {**acceptance.stack_environment(), **_SETTINGS, **own}
+        stack = open_parts.enter_context(embedded.Stack(folder, environment))
+        system = PatientSystem(stack)
+        broker = _rabbitmq(system, host) if host else _pgmq(system)
+        system.s3.create_bucket(Bucket=BUCKET)
+        with psycopg.connect(stack.postgres.url(), autocommit=True) as connection:
+            connection.execute(_COUNT_ATTEMPTS)
+        for name in _MORE:
+            stack.start_worker(name, name.partition("-")[0])
+        acceptance.until(lambda: "ingest_ready" in _log(stack, "ingest"), "ingest runs")
+        result = _soak(broker_name, seed, minutes, rng, system, broker, good, truth, say)
+    if result.differences:
+        say(f"the logs and the tables are kept in {folder}")
+    else:
+        shutil.rmtree(folder)
+    return result
+
+
+class PatientSystem(acceptance.System):
+    """A system whose database may be away at any moment: every question waits until it is answered."""
+
+    def ask(self, statement: str, **parameters: object) -> list[acceptance.Row]:
+        """As the parent's; asked again after an outage, so it must be one that may be asked twice."""
+        return _patiently(functools.partial(super().ask, statement, **parameters), psycopg.OperationalError)
+
+
+def _soak(
+    broker_name: str,
+    seed: int,
+    minutes: float,
+    rng: random.Random,
+    system: PatientSystem,
+    broker: Broker,
+    good: list[contents.Content],
+    truth: contents.Truth,
+    say: Callable[[str], None],
+) -> Result:
+    store = system.stack.store._pid()
+    counts = traffic.Counts()
+    post = traffic.Post(broker.send, random.Random(rng.random()), counts)
+    portal = traffic.Portal(
+        system, BUCKET, good, max(_PROPERTIES, int(minutes * 8)), random.Random(rng.random()), post, counts
+    )
+    end = time.monotonic() + 60 * minutes
+    next_word = time.monotonic() + 20
+    with chaos.Chaos(system.stack, random.Random(rng.random()), broker.cut) as faults:
+        while (now := time.monotonic()) < end:
+            if _pending(system) < _BACKLOG:
+                for _ in range(rng.randint(1, 4)):
+                    portal.act(now)
+            post.deliver(time.monotonic())
+            if faults.error:
+                raise AssertionError(f"the faults ended:\n{faults.error}")
+            if now >= next_word:
+                next_word = now + 20
+                say(
+                    f"{end - now:.0f} s to go: {portal.photos()} photos, {counts.events} events, "
+                    f"{sum(faults.injected.values())} faults, {_pending(system)} photos wait"
+                )
+            time.sleep(_PAUSE_SECONDS)
+    say("no more faults; waiting until all is worked off")
+    drained = time.monotonic()
+    stuck = _drain(system, broker, post)
+    drain_seconds = time.monotonic() - drained
+    say("comparing")
+    found = _tables(system)
+    differences = [
+        *stuck,
+        *_others(system, counts, store),
+        *_bucket(system, portal.operations),
+        *oracle.differences(portal.operations, truth, found),
+    ]
+    (attempts,) = system.ask(
+        "SELECT count(*) AS all, count(DISTINCT (photo_id, revision)) AS first FROM soak_attempt"
+    )
+    return Result(
+        broker=broker_name,
+        seed=seed,
+        minutes=minutes,
+        photos=portal.photos(),
+        counts=counts,
+        faults=dict(sorted(faults.injected.items())),
+        attempts=attempts["all"],
+        rerun=attempts["all"] - attempts["first"],
+        drain_seconds=drain_seconds,
+        differences=differences,
+    )
+
+
+def _pending(system: PatientSystem) -> int:
+    (row,) = system.ask("SELECT count(*) AS count FROM photo WHERE status = 'pending'")
+    return int(row["count"])
+
+
+def _drain(system: PatientSystem, broker: Broker, post: traffic.Post) -> list[str]:
+    """Wait until nothing is left to do; what is left after a long time is a difference."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    while True:
+        post.deliver(time.monotonic())
+        system.stack.check()
+        left = {
+            "events unsent": len(post),
+            "messages in the broker": broker.waiting(),
+            "photos to embed or to match": len(_unfinished(system)),
+            "verdicts to apply": len(system.ask("SELECT FROM verdict WHERE applied_at IS NULL")),
+        }
+        if not any(left.values()):
+            return []
+        if time.monotonic() > deadline:
+            return [f"after {_DRAIN_SECONDS:.0f} s: {name}: {count}" for name, count in left.items() if count]
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _unfinished(system: PatientSystem) -> list[acceptance.Row]:
+    return system.ask(
+        "SELECT key FROM photo WHERE status = 'pending' OR (status = 'embedded' AND matched_at IS NULL)"
+    )
+
+
+def _tables(system: PatientSystem) -> oracle.Tables:
+    pair_keys = (
+        "a.key AS key_a, b.key AS key_b FROM {0} JOIN photo AS a ON a.property_id = {0}.property_id "
+        "AND a.id = {0}.photo_a JOIN photo AS b ON b.property_id = {0}.property_id AND b.id = {0}.photo_b"
+    )
+    embeddings = system.ask(
+        "SELECT photo.key, photo_embedding.revision, embedding::text AS text FROM photo_embedding "
+        "JOIN photo ON photo.property_id = photo_embedding.property_id AND photo.id = photo_id"
+    )
+    return oracle.Tables(
+        photos=system.ask("SELECT * FROM photo"),
+        embeddings=[{**row, "embedding": json.loads(row["text"])} for row in embeddings],
+        pairs=system.ask("SELECT score, " + pair_keys.format("pair")),
+        verdicts=system.ask("SELECT duplicate, applied_at, " + pair_keys.format("verdict")),
+        flags=system.read("SELECT key, duplicate_of_key, score, decided_by FROM listing_duplicates"),
+        feed=system.read(
+            "SELECT key, duplicate_of_key, score, decided_by FROM listing_flag_feed ORDER BY position"
+        ),
+    )
+
+
+def _others(system: PatientSystem, counts: traffic.Counts, store: int | None) -> Iterator[str]:
+    """What the oracle does not judge: rejected events, and that the soak itself was sound."""
+    rows = system.ask("SELECT reason, message FROM rejected_event")
+    for row in rows:
+        if row["reason"] not in traffic.REJECTED:
+            yield f"rejected event: {row['reason']}: {row['message']}"
+    if len(rows) < counts.garbage:
+        yield f"rejected events: {len(rows)}, at least {counts.garbage} were sent"
+    if system.stack.store._pid() != store:
+        yield "void: the embedded store was started again and lost its queue; that is no fault of this soak's"
+
+
+def _bucket(system: PatientSystem, operations: list[oracle.Operation]) -> Iterator[str]:
+    """The store itself holds what the operations say."""
+    expected = {
+        key: photo.content.etag
+        for key, photo in oracle.final_photos(operations).items()
+        if photo.content is not None
+    }
+    pages = system.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
+    found = {item["Key"]: item["ETag"].strip('"') for page in pages for item in page.get("Contents", ())}
+    if found != expected:
+        yield f"void: the bucket holds {len(found)} objects, {len(expected)} were put and not deleted"
+
+
+def _log(stack: embedded.Stack, worker: str) -> str:
+    path = stack.log_file(worker)
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def _pgmq(system: PatientSystem) -> Broker:
+    def waiting() -> int:
+        tasks = sum(
+            row["queue_length"]
+            for name in ("embed", "embed.bulk", "match")
+            for row in system.ask(
+                "SELECT (pgmq.metrics(queue_name)).queue_length FROM pgmq.list_queues() "
+                "WHERE queue_name = %(name)s",
+                name=name,
+            )
+        )
+        return int(tasks) + system._events_waiting()
+
+    return Broker(system.send, waiting, None)
+
+
+def _rabbitmq(system: PatientSystem, host: str) -> Broker:
+    connection = kombu.Connection(RABBITMQ + host, transport_options={"confirm_publish": True})
+
+    def send(body: str) -> None:
+        nonlocal connection
+
+        def publish() -> None:
+            nonlocal connection
+            try:
+                with connection.Producer() as producer:
+                    producer.publish(
+                        body,
+                        exchange=EVENTS,
+                        routing_key=EVENTS,
+                        content_type="application/json",
+                        retry=False,
+                    )
+            except connection.connection_errors + connection.channel_errors:
+                connection.release()
+                connection = kombu.Connection(RABBITMQ + host, transport_options={"confirm_publish": True})
+                raise
+
+        _patiently(publish, *connection.connection_errors, *connection.channel_errors)
+
+    def waiting() -> int:
+        answer = _rabbitmqctl("--quiet", "list_queues", "-p", host, "messages", "--formatter", "json")
+        return sum(int(queue["messages"]) for queue in json.loads(answer))
+
+    def cut() -> None:
+        # The machine's RabbitMQ may serve others, so it is not restarted: its connections are closed by force.
+        _rabbitmqctl("close_all_connections", "--vhost", host, "soak")
+
+    return Broker(send, waiting, cut)
+
+
+@contextlib.contextmanager
+def _virtual_host() -> Iterator[str]:
+    name = f"dedup-soak-{uuid.uuid4().hex[:8]}"
+    _rabbitmqctl("add_vhost", name)
+    try:
+        _rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
+        yield name
+    finally:
+        _rabbitmqctl("delete_vhost", name)
+
+
+def _rabbitmqctl(*arguments: str) -> str:
+    program = shutil.which("rabbitmqctl")
+    if program is None:
+        raise SystemExit("A soak on RabbitMQ needs rabbitmqctl and a broker on 127.0.0.1:5672.")
+    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
+    if done.returncode:
+        raise AssertionError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def _patiently(ask: Callable[[], Answer], *away: type[BaseException] | Any) -> Answer:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            return ask()
+        except away:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_SECONDS)

@@ -1,0 +1,272 @@
+"""What a portal does to its photos, and what its store tells of it: in any order, late, and more than once.
+
+The soak writes the store's notifications itself, since the embedded store gives no sequencer, and since it would send
+each of them once and in order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import heapq
+import itertools
+import json
+import random
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from tests.acceptance import system as acceptance
+from tests.soak import contents, oracle
+
+LATEST_SECONDS = 25.0
+"""A late event comes at most so long after what it tells of."""
+
+GARBAGE = (
+    "no JSON at all",
+    '{"hello": "world"}',
+    '{"Records": [{"eventName": "ObjectCreated:Put"}]}',
+    '{"Records": [{"eventName": "ObjectTagging:Put"}]}',
+)
+REJECTED = frozenset({"not_understood", "other_event"})
+"""The reasons for which `GARBAGE` goes to rejected_event; there must be no others."""
+
+_PHOTOS_PER_PROPERTY = 14
+_RECORDS_PER_MESSAGE = 5
+
+
+@dataclasses.dataclass
+class Counts:
+    """What came in. `events` counts records that were sent, duplicates included."""
+
+    operations: int = 0
+    events: int = 0
+    duplicates: int = 0
+    messages: int = 0
+    garbage: int = 0
+
+
+class Post:
+    """Sends S3 records some time after they were written, shuffled, several a message, some of them again."""
+
+    def __init__(self, send: Callable[[str], None], rng: random.Random, counts: Counts) -> None:
+        self._send = send
+        self._rng = rng
+        self._counts = counts
+        self._waiting: list[tuple[float, int, acceptance.Row]] = []
+        self._numbers = itertools.count()
+
+    def write(self, record: acceptance.Row, now: float) -> None:
+        """Take a record in; `now` is in seconds of any clock, the same as `deliver`'s."""
+        rng = self._rng
+        # Most come soon, some late; one in eight comes again, and now and then in a swarm.
+        copies = 1 + rng.choices((0, 1, 2, 5), (40, 4, 1, 1))[0]
+        self._counts.duplicates += copies - 1
+        for _ in range(copies):
+            delay = rng.choices(
+                (rng.uniform(0, 0.5), rng.uniform(0, 5), rng.uniform(0, LATEST_SECONDS)), (6, 3, 1)
+            )[0]
+            heapq.heappush(self._waiting, (now + delay, next(self._numbers), record))
+
+    def deliver(self, now: float) -> None:
+        """Send what is due."""
+        due = []
+        while self._waiting and self._waiting[0][0] <= now:
+            due.append(heapq.heappop(self._waiting)[2])
+        self._rng.shuffle(due)
+        while due:
+            size = self._rng.randint(1, _RECORDS_PER_MESSAGE)
+            message, due = due[:size], due[size:]
+            self._send(json.dumps({"Records": message}))
+            self._counts.messages += 1
+            self._counts.events += len(message)
+        if self._rng.random() < 0.005:
+            self._send(self._rng.choice(GARBAGE))
+            self._counts.garbage += 1
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+
+@dataclasses.dataclass
+class _Live:
+    """A photo as the store has it. `seen` holds the ETag of each content that it ever had."""
+
+    key: str
+    content: contents.Content | None
+    sequencer: str
+    seen: set[str]
+
+
+class Portal:
+    """Uploads, overwrites, deletes, moves and verdicts, one after the other; it remembers each of them.
+
+    A key never gets a content again that it had before its last one: whether a verdict outlives two changes that
+    cancel each other out depends on when their events come.
+    """
+
+    def __init__(
+        self,
+        system: acceptance.System,
+        bucket: str,
+        good: Sequence[contents.Content],
+        properties: int,
+        rng: random.Random,
+        post: Post,
+        counts: Counts,
+    ) -> None:
+        self.operations: list[oracle.Operation] = []
+        self._system = system
+        self._bucket = bucket
+        self._good = good
+        self._poison = contents.poison()
+        self._rng = rng
+        self._post = post
+        self._counts = counts
+        self._photos: dict[str, dict[str, _Live]] = {
+            f"house-{number:03d}": {} for number in range(properties)
+        }
+        self._names = itertools.count()
+        self._sequence = itertools.count(0x17E5_0000_0000)
+        self._last = datetime.datetime.now(datetime.UTC)
+
+    def act(self, now: float) -> None:
+        """Do one thing; its event goes to the post."""
+        self._counts.operations += 1
+        kind = self._rng.choices(
+            (
+                self._create,
+                self._overwrite,
+                self._same_again,
+                self._delete,
+                self._restore,
+                self._move,
+                self._judge,
+            ),
+            (46, 12, 4, 9, 3, 8, 18),
+        )[0]
+        kind(now)
+
+    def photos(self) -> int:
+        """How many keys there ever were."""
+        return sum(len(photos) for photos in self._photos.values())
+
+    def _create(self, now: float) -> None:
+        roomy = [
+            name
+            for name, photos in self._photos.items()
+            if sum(photo.content is not None for photo in photos.values()) < _PHOTOS_PER_PROPERTY
+        ]
+        if roomy:
+            self._new(self._rng.choice(roomy), self._any_content(), now)
+
+    def _overwrite(self, now: float) -> None:
+        for property_id, photo in self._some(lambda photo: photo.content is not None):
+            content = self._any_content()
+            if content.etag not in photo.seen:
+                self._put(property_id, photo, content, now)
+
+    def _same_again(self, now: float) -> None:
+        for property_id, photo in self._some(lambda photo: photo.content is not None):
+            assert photo.content is not None
+            self._put(property_id, photo, photo.content, now)
+
+    def _delete(self, now: float) -> None:
+        for property_id, photo in self._some(lambda photo: photo.content is not None):
+            self._remove(property_id, photo, now)
+
+    def _restore(self, now: float) -> None:
+        """Delete a photo and put it back at once: two events that come in any order."""
+        for property_id, photo in self._some(lambda photo: photo.content is not None):
+            content = photo.content
+            assert content is not None
+            self._remove(property_id, photo, now)
+            self._put(property_id, photo, content, now)
+
+    def _move(self, now: float) -> None:
+        """A photo goes to another property: copied there, deleted here."""
+        for property_id, photo in self._some(lambda photo: photo.content is not None):
+            target = self._rng.choice(sorted(self._photos))
+            assert photo.content is not None
+            if target != property_id and len(self._photos[target]) < 2 * _PHOTOS_PER_PROPERTY:
+                self._new(target, photo.content, now)
+                self._remove(property_id, photo, now)
+
+    def _judge(self, now: float) -> None:
+        """A person decides on two photos, both of which are on record as they are in the store."""
+        del now
+        property_id = self._rng.choice(sorted(self._photos))
+        rows = self._system.ask(
+            "SELECT key, etag, sequencer FROM photo WHERE property_id = %(property_id)s AND status = 'embedded'"
+            " ORDER BY key",
+            property_id=property_id,
+        )
+        present = self._photos[property_id]
+        settled = [
+            row["key"]
+            for row in rows
+            if (live := present[row["key"]]).content is not None
+            and (row["etag"], row["sequencer"]) == (live.content.etag, live.sequencer)
+        ]
+        if len(settled) < 2:
+            return
+        one, other = self._rng.sample(settled, 2)
+        verdict = oracle.Verdict(property_id, oracle.ordered(one, other), self._rng.random() < 0.4)
+        self._system.ask(
+            "SELECT record_verdict(%(property_id)s, %(key_a)s, %(key_b)s, %(duplicate)s, 'ann')",
+            property_id=property_id,
+            key_a=one,
+            key_b=other,
+            duplicate=verdict.duplicate,
+        )
+        self.operations.append(verdict)
+
+    def _some(self, fits: Callable[[_Live], bool]) -> Iterator[tuple[str, _Live]]:
+        """One photo that fits, or none."""
+        found = [
+            (property_id, photo)
+            for property_id, photos in self._photos.items()
+            for photo in photos.values()
+            if fits(photo)
+        ]
+        if found:
+            yield self._rng.choice(found)
+
+    def _any_content(self) -> contents.Content:
+        return self._rng.choice(self._poison if self._rng.random() < 0.06 else self._good)
+
+    def _new(self, property_id: str, content: contents.Content, now: float) -> None:
+        key = acceptance.key_of(property_id, f"{next(self._names):05d} é+.jpg")
+        photo = self._photos[property_id][key] = _Live(key, None, "", set())
+        self._put(property_id, photo, content, now)
+
+    def _put(self, property_id: str, photo: _Live, content: contents.Content, now: float) -> None:
+        at = self._moment()
+        answer = self._system.s3.put_object(Bucket=self._bucket, Key=photo.key, Body=content.data)
+        etag = str(answer["ETag"]).strip('"')
+        if etag != content.etag:
+            raise AssertionError(f"the store gave {photo.key} the ETag {etag}, not {content.etag}")
+        photo.content = content
+        photo.seen.add(etag)
+        self.operations.append(oracle.Put(at, property_id, photo.key, content))
+        self._tell("ObjectCreated:Put", photo, etag, at, now)
+
+    def _remove(self, property_id: str, photo: _Live, now: float) -> None:
+        at = self._moment()
+        self._system.s3.delete_object(Bucket=self._bucket, Key=photo.key)
+        photo.content = None
+        self.operations.append(oracle.Delete(at, property_id, photo.key))
+        self._tell("ObjectRemoved:Delete", photo, "", at, now)
+
+    def _tell(self, event: str, photo: _Live, etag: str, at: datetime.datetime, now: float) -> None:
+        # Of varying width, as S3's are: the shorter one of two counts as padded with zeros on the right.
+        tail = self._rng.choice(("", "", "0", "7F"))
+        photo.sequencer = f"{next(self._sequence):012X}{tail}"
+        record: Any = acceptance.record(
+            event, photo.key, bucket=self._bucket, etag=etag, sequencer=photo.sequencer, at=at
+        )
+        self._post.write(record, now)
+
+    def _moment(self) -> datetime.datetime:
+        """Now, and later than ever before."""
+        self._last = max(datetime.datetime.now(datetime.UTC), self._last + datetime.timedelta(microseconds=1))
+        return self._last
