@@ -140,9 +140,14 @@ def _apply(connection: database.Connection, event: events.Event, *, moved: bool)
     uploaded_at = row["uploaded_at"] if anonymous else event.occurred_at
     same_content = event.etag == row["etag"] and (not anonymous or event.occurred_at == row["occurred_at"])
     if same_content and row["status"] in {"pending", "embedded"}:
+        if (event.sequencer, event.occurred_at) == (row["sequencer"], row["occurred_at"]):
+            return still
         database.execute(connection, "touch_photo", **ids, **order, uploaded_at=uploaded_at)
+        # Between the two events the object may have been another, or gone, with an event that comes too late to
+        # count: what a worker read then must not be kept.
+        renewed_photo = _renew(connection, photo)
         matching.regroup(connection, event.property_id)
-        return still
+        return dataclasses.replace(still, photo=renewed_photo)
     # Without both ETags the bytes tell, once they are read. Otherwise the old ones are forgotten: a verdict given
     # until then is on the new picture.
     undecided = anonymous or (row["etag"] == "" and row["sha256"] is not None)
@@ -157,6 +162,13 @@ def _apply(connection: database.Connection, event: events.Event, *, moved: bool)
     database.execute(connection, "new_revision", **ids, **order, **renewed)
     _forget(connection, event.property_id, row["id"])
     return Applied(Outcome.PENDING, dataclasses.replace(photo, revision=photo.revision + 1))
+
+
+def _renew(connection: database.Connection, photo: Revision) -> Revision:
+    """Begin a new revision of the same content; what is embedded stays."""
+    database.execute(connection, "renew_photo", **dataclasses.asdict(photo))
+    database.execute(connection, "renew_embeddings", **dataclasses.asdict(photo))
+    return dataclasses.replace(photo, revision=photo.revision + 1)
 
 
 def reject(connection: database.Connection, rejection: events.Rejection) -> None:

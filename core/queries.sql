@@ -22,6 +22,16 @@ UPDATE photo
 SET sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(uploaded_at)s
 WHERE property_id = %(property_id)s AND id = %(photo_id)s;
 
+-- name: renew_photo
+UPDATE photo
+SET revision = revision + 1, attempts = 0, postponed = 0
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
+
+-- name: renew_embeddings
+UPDATE photo_embedding
+SET revision = revision + 1
+WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND revision = %(revision)s;
+
 -- name: new_revision
 UPDATE photo
 SET etag = %(etag)s, sequencer = %(sequencer)s, occurred_at = %(occurred_at)s, uploaded_at = %(uploaded_at)s,

@@ -49,8 +49,10 @@ def test_the_same_event_twice_leaves_one_photo_and_one_revision(
     assert again == first
     assert embed(base, first.photo, vector(1))
     assert apply(base, event(property_id, "a")).outcome is photos.Outcome.IGNORED
-    assert apply(base, event(property_id, "a", at=9)).outcome is photos.Outcome.IGNORED
     assert row(base, first.photo)["revision"] == 1
+    # Uploaded once more: nothing to embed, but what was read before must not be kept.
+    assert apply(base, event(property_id, "a", at=9)).outcome is photos.Outcome.IGNORED
+    assert row(base, first.photo)["revision"] == 2
 
 
 def test_a_replaced_picture_loses_its_flags_and_verdicts(base: database.Database, property_id: str) -> None:
@@ -151,6 +153,39 @@ def test_bytes_newer_than_their_event_are_not_taken_for_known(
     back = apply(base, event(property_id, "a", at=20, etag="x"))
     assert back.outcome is photos.Outcome.PENDING
     assert back.photo.revision == 2
+
+
+def test_what_was_read_before_a_newer_event_is_dropped_though_that_brings_the_same_picture(
+    base: database.Database, property_id: str
+) -> None:
+    before = apply(base, event(property_id, "a", at=0, sequencer="01", etag="x")).photo
+    # Its worker reads while the object is gone, or another picture is there for a moment. The event of the
+    # picture's return overtakes the one between.
+    back = apply(base, event(property_id, "a", at=20, sequencer="03", etag="x"))
+    assert back.outcome is photos.Outcome.PENDING
+    with base.transaction() as connection:
+        photos.fail(connection, before, "object_gone", "")
+        photos.fail(connection, before, "corrupt", "")
+    assert not embed(base, before, vector(0, 1), etag="y")
+    assert embed(base, back.photo, vector(1), etag="x")
+    late = event(property_id, "a", at=10, sequencer="02", kind=events.Kind.REMOVED)
+    assert apply(base, late).outcome is photos.Outcome.IGNORED
+    found = row(base, back.photo)
+    assert (found["status"], found["etag"]) == ("embedded", "x")
+
+
+def test_a_second_task_begun_before_a_newer_event_changes_nothing(
+    base: database.Database, property_id: str
+) -> None:
+    before = add(base, property_id, "a", 1, at=0)
+    assert apply(base, event(property_id, "a", at=20)).outcome is photos.Outcome.IGNORED
+    assert not embed(base, before, vector(0, 1), etag="y")
+    with base.transaction() as connection:
+        photos.fail(connection, before, "object_gone", "")
+    found = row(base, before)
+    assert (found["status"], found["etag"], found["matched_at"] is None) == ("embedded", "e1", False)
+    (kept,) = rows(base, "SELECT revision FROM photo_embedding WHERE property_id = %s", property_id)
+    assert kept["revision"] == found["revision"]
 
 
 def test_a_stored_photo_is_not_failed_by_a_late_copy_of_its_task(

@@ -144,6 +144,7 @@ def _soak(
             if _pending(system) < _BACKLOG:
                 for _ in range(rng.randint(1, 4)):
                     portal.act(now)
+            portal.finish(now)
             post.deliver(time.monotonic())
             if faults.error:
                 raise AssertionError(f"the faults ended:\n{faults.error}")
@@ -156,7 +157,7 @@ def _soak(
             time.sleep(_PAUSE_SECONDS)
     say("no more faults; waiting until all is worked off")
     drained = time.monotonic()
-    stuck = _drain(system, broker, post)
+    stuck = _drain(system, broker, portal, post)
     drain_seconds = time.monotonic() - drained
     say("comparing")
     found = _tables(system)
@@ -188,14 +189,15 @@ def _pending(system: PatientSystem) -> int:
     return int(row["count"])
 
 
-def _drain(system: PatientSystem, broker: Broker, post: traffic.Post) -> list[str]:
+def _drain(system: PatientSystem, broker: Broker, portal: traffic.Portal, post: traffic.Post) -> list[str]:
     """Wait until nothing is left to do; what is left after a long time is a difference."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while True:
+        portal.finish(time.monotonic())
         post.deliver(time.monotonic())
         system.stack.check()
         left = {
-            "events unsent": len(post),
+            "events unsent": len(post) + portal.busy(),
             "messages in the broker": broker.waiting(),
             "photos to embed or to match": len(_unfinished(system)),
             "verdicts to apply": len(system.ask("SELECT FROM verdict WHERE applied_at IS NULL")),

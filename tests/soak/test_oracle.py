@@ -148,8 +148,6 @@ def test_its_stars_are_those_of_the_system(
         {named(pair): word for pair, word in verdicts.items()},
     )
     assert found == {
-        str(photo): oracle.Flag(
-            str(flag.duplicate_of), "person" if flag.by_person else "model", flag.score
-        )
+        str(photo): oracle.Flag(str(flag.duplicate_of), "person" if flag.by_person else "model", flag.score)
         for photo, flag in groups.flags(order, scores, verdicts).items()
     }

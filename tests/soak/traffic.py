@@ -21,6 +21,9 @@ from tests.soak import contents, oracle
 LATEST_SECONDS = 25.0
 """A late event comes at most so long after what it tells of."""
 
+LONGEST_MOMENT_SECONDS = 3.0
+"""How long a photo is gone, or another one, before it comes back."""
+
 GARBAGE = (
     "no JSON at all",
     '{"hello": "world"}',
@@ -32,6 +35,7 @@ REJECTED = frozenset({"not_understood", "other_event"})
 
 _PHOTOS_PER_PROPERTY = 14
 _RECORDS_PER_MESSAGE = 5
+_NEWEST = 20
 
 
 @dataclasses.dataclass
@@ -92,16 +96,19 @@ class _Live:
     """A photo as the store has it. `seen` holds the ETag of each content that it ever had."""
 
     key: str
+    number: int
     content: contents.Content | None
     sequencer: str
     seen: set[str]
+    judged: bool = False
+    away: bool = False
 
 
 class Portal:
     """Uploads, overwrites, deletes, moves and verdicts, one after the other; it remembers each of them.
 
-    A key never gets a content again that it had before its last one: whether a verdict outlives two changes that
-    cancel each other out depends on when their events come.
+    A key on which a verdict was given never gets a content again that it had before its last one: whether the verdict
+    outlives two changes that cancel each other out depends on when their events come.
     """
 
     def __init__(
@@ -125,7 +132,8 @@ class Portal:
         self._photos: dict[str, dict[str, _Live]] = {
             f"house-{number:03d}": {} for number in range(properties)
         }
-        self._names = itertools.count()
+        self._returns: list[tuple[float, str, _Live, contents.Content]] = []
+        self._created = 0
         self._sequence = itertools.count(0x17E5_0000_0000)
         self._last = datetime.datetime.now(datetime.UTC)
 
@@ -138,17 +146,18 @@ class Portal:
                 self._overwrite,
                 self._same_again,
                 self._delete,
-                self._restore,
+                self._gone_for_a_moment,
+                self._other_for_a_moment,
                 self._move,
                 self._judge,
             ),
-            (46, 12, 4, 9, 3, 8, 18),
+            (46, 10, 4, 8, 5, 5, 6, 16),
         )[0]
         kind(now)
 
     def photos(self) -> int:
         """How many keys there ever were."""
-        return sum(len(photos) for photos in self._photos.values())
+        return self._created
 
     def _create(self, now: float) -> None:
         roomy = [
@@ -174,13 +183,40 @@ class Portal:
         for property_id, photo in self._some(lambda photo: photo.content is not None):
             self._remove(property_id, photo, now)
 
-    def _restore(self, now: float) -> None:
-        """Delete a photo and put it back at once: two events that come in any order."""
-        for property_id, photo in self._some(lambda photo: photo.content is not None):
+    def _gone_for_a_moment(self, now: float) -> None:
+        """Delete a new photo and soon put it back: a worker may look between, and the events come in any order."""
+        for property_id, photo in self._some_new():
             content = photo.content
             assert content is not None
             self._remove(property_id, photo, now)
+            self._put_later(property_id, photo, content, now)
+
+    def _other_for_a_moment(self, now: float) -> None:
+        """Overwrite a new photo and soon put its first picture back."""
+        for property_id, photo in self._some_new():
+            content, other = photo.content, self._any_content()
+            assert content is not None
+            if not photo.judged and other.etag not in photo.seen:
+                self._put(property_id, photo, other, now)
+                self._put_later(property_id, photo, content, now)
+
+    def _put_later(self, property_id: str, photo: _Live, content: contents.Content, now: float) -> None:
+        photo.away = True
+        self._returns.append(
+            (now + self._rng.uniform(0, LONGEST_MOMENT_SECONDS), property_id, photo, content)
+        )
+
+    def finish(self, now: float) -> None:
+        """Put back what is away, where its moment is over."""
+        due = [item for item in self._returns if item[0] <= now]
+        self._returns = [item for item in self._returns if item[0] > now]
+        for _, property_id, photo, content in due:
+            photo.away = False
             self._put(property_id, photo, content, now)
+
+    def busy(self) -> bool:
+        """Whether a photo is away for a moment."""
+        return bool(self._returns)
 
     def _move(self, now: float) -> None:
         """A photo goes to another property: copied there, deleted here."""
@@ -218,15 +254,20 @@ class Portal:
             key_b=other,
             duplicate=verdict.duplicate,
         )
+        present[one].judged = present[other].judged = True
         self.operations.append(verdict)
 
+    def _some_new(self) -> Iterator[tuple[str, _Live]]:
+        """One of the newest photos, which probably still wait to be embedded, or none."""
+        return self._some(lambda photo: photo.content is not None and photo.number >= self._created - _NEWEST)
+
     def _some(self, fits: Callable[[_Live], bool]) -> Iterator[tuple[str, _Live]]:
-        """One photo that fits, or none."""
+        """One photo that fits and is not away for a moment, or none."""
         found = [
             (property_id, photo)
             for property_id, photos in self._photos.items()
             for photo in photos.values()
-            if fits(photo)
+            if not photo.away and fits(photo)
         ]
         if found:
             yield self._rng.choice(found)
@@ -235,8 +276,9 @@ class Portal:
         return self._rng.choice(self._poison if self._rng.random() < 0.06 else self._good)
 
     def _new(self, property_id: str, content: contents.Content, now: float) -> None:
-        key = acceptance.key_of(property_id, f"{next(self._names):05d} é+.jpg")
-        photo = self._photos[property_id][key] = _Live(key, None, "", set())
+        key = acceptance.key_of(property_id, f"{self._created:05d} é+.jpg")
+        photo = self._photos[property_id][key] = _Live(key, self._created, None, "", set())
+        self._created += 1
         self._put(property_id, photo, content, now)
 
     def _put(self, property_id: str, photo: _Live, content: contents.Content, now: float) -> None:
