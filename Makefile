@@ -2,13 +2,16 @@
 PYTHON ?= python3
 VENV   ?= .venv
 PHOTOS ?=
+MINUTES ?= 3
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test lint types bench lock clean
+.PHONY: help setup demo test soak fuzz lint types bench lock clean
 help:
 	@echo "make demo [PHOTOS=folder]  the whole way of a photo on the embedded stack"
 	@echo "make test                  all tests (lint and types: make lint)"
+	@echo "make soak [MINUTES=3]      real processes killed at random, then every table against an oracle"
+	@echo "make fuzz [ROUNDS=1000000] damaged events and photos, many more than in the tests"
 	@echo "make lint                  ruff and mypy"
 	@echo "make bench                 benchmarks, writes CSV"
 	@echo "make lock                  resolve the dependencies anew"
@@ -28,6 +31,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+soak: setup
+	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output)
+
+fuzz: setup
+	FUZZ_ROUNDS=$(or $(ROUNDS),1000000) FUZZ_SEED=$(or $(SEED),$(shell date +%s)) $(BIN)/python -m pytest --timeout=0 tests/unit/test_fuzz.py
 
 lint: setup
 	$(BIN)/ruff check .

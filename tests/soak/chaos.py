@@ -16,9 +16,9 @@ import psycopg
 from core import errors
 from workers import embedded
 
-MEAN_PAUSE_SECONDS = 4.0
+MEAN_PAUSE_SECONDS = 5.0
 
-_KILLS = {"ingest": 3, "embed": 4, "match": 4, "sweep": 1}
+_KILLS = {"ingest": 3, "embed": 3, "match": 3, "sweep": 1}
 """How often a process of each kind is chosen, beside the other faults."""
 
 
