@@ -26,14 +26,14 @@ class Chaos:
     """Injects faults into a stack from a thread of its own. A context manager."""
 
     def __init__(
-        self, stack: embedded.Stack, rng: random.Random, cut_broker: Callable[[], None] | None
+        self, stack: embedded.Stack, rng: random.Random, broker_faults: Mapping[str, Callable[[], None]]
     ) -> None:
-        """`cut_broker` closes all connections of a broker that is not the database, where there is one."""
+        """`broker_faults` are, by name, those of a broker that is not the database."""
         self.injected: collections.Counter[str] = collections.Counter()
         self.error: str | None = None
         self._stack = stack
         self._rng = rng
-        self._cut_broker = cut_broker
+        self._broker_faults = broker_faults
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chaos", daemon=True)
 
@@ -51,7 +51,7 @@ class Chaos:
             self._stop_database: 1,
             self._kill_database: 1,
             self._cut_database: 1,
-            **({self._cut: 2} if self._cut_broker else {}),
+            **{self._of_broker(name): 1 for name in self._broker_faults},
         }
         while not self._stopping.wait(self._rng.expovariate(1 / MEAN_PAUSE_SECONDS)):
             fault = self._rng.choices(list(faults), list(faults.values()))[0]
@@ -96,7 +96,9 @@ class Chaos:
             return "database connections cut"
         return None
 
-    def _cut(self) -> str:
-        assert self._cut_broker is not None
-        self._cut_broker()
-        return "broker connections cut"
+    def _of_broker(self, name: str) -> Callable[[], str | None]:
+        def inject() -> str | None:
+            self._broker_faults[name]()
+            return name
+
+        return inject

@@ -9,22 +9,20 @@ import json
 import pathlib
 import random
 import shutil
-import subprocess
 import tempfile
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import kombu
+import kombu.exceptions
 import psycopg
 
 from tests.acceptance import system as acceptance
-from tests.soak import chaos, contents, oracle, traffic
+from tests.soak import chaos, contents, oracle, rabbitmq, traffic
 from workers import embedded
 
 BROKERS = ("pgmq", "rabbitmq")
-RABBITMQ = "amqp://guest:guest@127.0.0.1:5672/"
 BUCKET = "soak"
 EVENTS = "dedup-events"
 
@@ -61,11 +59,13 @@ Answer = TypeVar("Answer")
 
 @dataclasses.dataclass(frozen=True)
 class Broker:
-    """Where tasks and events go. `waiting` counts the messages there, those in hand included."""
+    """Where tasks and events go. `waiting` counts the messages there, those in hand included; `faults` are those of a
+    broker that is not the database.
+    """
 
     send: Callable[[str], None]
     waiting: Callable[[], int]
-    cut: Callable[[], None] | None
+    faults: Mapping[str, Callable[[], None]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,12 +92,14 @@ def run(broker_name: str, seed: int, minutes: float, say: Callable[[str], None])
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-soak-", dir="/tmp"))
     folder.chmod(0o755)
     with contextlib.ExitStack() as open_parts:
-        host = open_parts.enter_context(_virtual_host()) if broker_name == "rabbitmq" else None
-        own = {"DEDUP_BROKER_URL": RABBITMQ + host, "DEDUP_EVENT_BROKER_URL": RABBITMQ + host} if host else {}
+        node = None
+        if broker_name == "rabbitmq":
+            node = open_parts.enter_context(rabbitmq.Node(folder / "rabbitmq"))
+        own = {"DEDUP_BROKER_URL": node.url, "DEDUP_EVENT_BROKER_URL": node.url} if node else {}
         environment = {**acceptance.stack_environment(), **_SETTINGS, **own}
         stack = open_parts.enter_context(embedded.Stack(folder, environment))
         system = PatientSystem(stack)
-        broker = _rabbitmq(system, host) if host else _pgmq(system)
+        broker = _rabbitmq(node) if node else _pgmq(system)
         system.s3.create_bucket(Bucket=BUCKET)
         with psycopg.connect(stack.postgres.url(), autocommit=True) as connection:
             connection.execute(_COUNT_ATTEMPTS)
@@ -139,7 +141,7 @@ def _soak(
     )
     end = time.monotonic() + 60 * minutes
     next_word = time.monotonic() + 20
-    with chaos.Chaos(system.stack, random.Random(rng.random()), broker.cut) as faults:
+    with chaos.Chaos(system.stack, random.Random(rng.random()), broker.faults) as faults:
         while (now := time.monotonic()) < end:
             if _pending(system) < _BACKLOG:
                 for _ in range(rng.randint(1, 4)):
@@ -279,63 +281,39 @@ def _pgmq(system: PatientSystem) -> Broker:
         )
         return int(tasks) + system._events_waiting()
 
-    return Broker(system.send, waiting, None)
+    return Broker(system.send, waiting, {})
 
 
-def _rabbitmq(system: PatientSystem, host: str) -> Broker:
-    connection = kombu.Connection(RABBITMQ + host, transport_options={"confirm_publish": True})
+def _rabbitmq(node: rabbitmq.Node) -> Broker:
+    connection = _connect(node)
 
-    def send(body: str) -> None:
+    def publish(body: str) -> None:
         nonlocal connection
+        try:
+            with connection.Producer() as producer:
+                producer.publish(
+                    body, exchange=EVENTS, routing_key=EVENTS, content_type="application/json", retry=False
+                )
+        except away:
+            connection.release()
+            connection = _connect(node)
+            raise
 
-        def publish() -> None:
-            nonlocal connection
-            try:
-                with connection.Producer() as producer:
-                    producer.publish(
-                        body,
-                        exchange=EVENTS,
-                        routing_key=EVENTS,
-                        content_type="application/json",
-                        retry=False,
-                    )
-            except connection.connection_errors + connection.channel_errors:
-                connection.release()
-                connection = kombu.Connection(RABBITMQ + host, transport_options={"confirm_publish": True})
-                raise
+    away = (*connection.connection_errors, *connection.channel_errors, kombu.exceptions.OperationalError)
 
-        _patiently(publish, *connection.connection_errors, *connection.channel_errors)
+    def restart() -> None:
+        node.kill()
+        node.start()
 
-    def waiting() -> int:
-        answer = _rabbitmqctl("--quiet", "list_queues", "-p", host, "messages", "--formatter", "json")
-        return sum(int(queue["messages"]) for queue in json.loads(answer))
-
-    def cut() -> None:
-        # The machine's RabbitMQ may serve others, so it is not restarted: its connections are closed by force.
-        _rabbitmqctl("close_all_connections", "--vhost", host, "soak")
-
-    return Broker(send, waiting, cut)
+    return Broker(
+        send=lambda body: _patiently(functools.partial(publish, body), *away),
+        waiting=node.messages,
+        faults={"broker killed": restart, "broker connections cut": node.cut},
+    )
 
 
-@contextlib.contextmanager
-def _virtual_host() -> Iterator[str]:
-    name = f"dedup-soak-{uuid.uuid4().hex[:8]}"
-    _rabbitmqctl("add_vhost", name)
-    try:
-        _rabbitmqctl("set_permissions", "-p", name, "guest", ".*", ".*", ".*")
-        yield name
-    finally:
-        _rabbitmqctl("delete_vhost", name)
-
-
-def _rabbitmqctl(*arguments: str) -> str:
-    program = shutil.which("rabbitmqctl")
-    if program is None:
-        raise SystemExit("A soak on RabbitMQ needs rabbitmqctl and a broker on 127.0.0.1:5672.")
-    done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=120, check=False)
-    if done.returncode:
-        raise AssertionError(f"rabbitmqctl {' '.join(arguments)}: {done.stderr or done.stdout}")
-    return done.stdout
+def _connect(node: rabbitmq.Node) -> kombu.Connection:
+    return kombu.Connection(node.url, transport_options={"confirm_publish": True})
 
 
 def _patiently(ask: Callable[[], Answer], *away: type[BaseException] | Any) -> Answer:
