@@ -36,6 +36,7 @@ REJECTED = frozenset({"not_understood", "other_event"})
 _PHOTOS_PER_PROPERTY = 14
 _RECORDS_PER_MESSAGE = 5
 _NEWEST = 20
+_ALBUM = 6
 
 
 @dataclasses.dataclass
@@ -151,7 +152,7 @@ class Portal:
                 self._move,
                 self._judge,
             ),
-            (46, 10, 4, 8, 5, 5, 6, 16),
+            (20, 12, 5, 12, 6, 6, 8, 20),
         )[0]
         kind(now)
 
@@ -166,7 +167,10 @@ class Portal:
             if sum(photo.content is not None for photo in photos.values()) < _PHOTOS_PER_PROPERTY
         ]
         if roomy:
-            self._new(self._rng.choice(roomy), self._any_content(), now)
+            # An album at a time, as agents upload them: its photos meet in batches, and are matched side by side.
+            property_id = self._rng.choice(roomy)
+            for _ in range(self._rng.randint(1, _ALBUM)):
+                self._new(property_id, self._any_content(), now)
 
     def _overwrite(self, now: float) -> None:
         for property_id, photo in self._some(lambda photo: photo.content is not None):
