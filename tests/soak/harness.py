@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import pathlib
 import random
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import kombu
@@ -19,7 +18,7 @@ import kombu.exceptions
 import psycopg
 
 from tests.acceptance import system as acceptance
-from tests.soak import chaos, contents, oracle, rabbitmq, traffic
+from tests.soak import chaos, contents, oracle, post, rabbitmq, tables, traffic
 from workers import embedded
 
 BROKERS = ("pgmq", "rabbitmq")
@@ -76,7 +75,7 @@ class Result:
     seed: int
     minutes: float
     photos: int
-    counts: traffic.Counts
+    counts: post.Counts
     faults: Mapping[str, int]
     attempts: int
     rerun: int
@@ -134,10 +133,10 @@ def _soak(
     say: Callable[[str], None],
 ) -> Result:
     store = system.stack.store._pid()
-    counts = traffic.Counts()
-    post = traffic.Post(broker.send, random.Random(rng.random()), counts)
+    counts = post.Counts()
+    events = post.Post(broker.send, random.Random(rng.random()), counts)
     portal = traffic.Portal(
-        system, BUCKET, good, max(_PROPERTIES, int(minutes * 8)), random.Random(rng.random()), post, counts
+        system, BUCKET, good, max(_PROPERTIES, int(minutes * 8)), random.Random(rng.random()), events, counts
     )
     end = time.monotonic() + 60 * minutes
     next_word = time.monotonic() + 20
@@ -147,7 +146,7 @@ def _soak(
                 for _ in range(rng.randint(1, 4)):
                     portal.act(now)
             portal.finish(now)
-            post.deliver(time.monotonic())
+            events.deliver(time.monotonic())
             if faults.error:
                 raise AssertionError(f"the faults ended:\n{faults.error}")
             if now >= next_word:
@@ -159,14 +158,14 @@ def _soak(
             time.sleep(_PAUSE_SECONDS)
     say("no more faults; waiting until all is worked off")
     drained = time.monotonic()
-    stuck = _drain(system, broker, portal, post)
+    stuck = _drain(system, broker, portal, events)
     drain_seconds = time.monotonic() - drained
     say("comparing")
-    found = _tables(system)
+    found = tables.read(system)
     differences = [
         *stuck,
-        *_others(system, counts, store),
-        *_bucket(system, portal.operations),
+        *tables.strange(system, counts, store),
+        *tables.misplaced(system, BUCKET, portal.operations),
         *oracle.differences(portal.operations, truth, found),
     ]
     (attempts,) = system.ask(
@@ -191,15 +190,15 @@ def _pending(system: PatientSystem) -> int:
     return int(row["count"])
 
 
-def _drain(system: PatientSystem, broker: Broker, portal: traffic.Portal, post: traffic.Post) -> list[str]:
+def _drain(system: PatientSystem, broker: Broker, portal: traffic.Portal, events: post.Post) -> list[str]:
     """Wait until nothing is left to do; what is left after a long time is a difference."""
     deadline = time.monotonic() + _DRAIN_SECONDS
     while True:
         portal.finish(time.monotonic())
-        post.deliver(time.monotonic())
+        events.deliver(time.monotonic())
         system.stack.check()
         left = {
-            "events unsent": len(post) + portal.busy(),
+            "events unsent": len(events) + portal.busy(),
             "messages in the broker": broker.waiting(),
             "photos to embed or to match": len(_unfinished(system)),
             "verdicts to apply": len(system.ask("SELECT FROM verdict WHERE applied_at IS NULL")),
@@ -215,52 +214,6 @@ def _unfinished(system: PatientSystem) -> list[acceptance.Row]:
     return system.ask(
         "SELECT key FROM photo WHERE status = 'pending' OR (status = 'embedded' AND matched_at IS NULL)"
     )
-
-
-def _tables(system: PatientSystem) -> oracle.Tables:
-    pair_keys = (
-        "a.key AS key_a, b.key AS key_b FROM {0} JOIN photo AS a ON a.property_id = {0}.property_id "
-        "AND a.id = {0}.photo_a JOIN photo AS b ON b.property_id = {0}.property_id AND b.id = {0}.photo_b"
-    )
-    embeddings = system.ask(
-        "SELECT photo.key, photo_embedding.revision, embedding::text AS text FROM photo_embedding "
-        "JOIN photo ON photo.property_id = photo_embedding.property_id AND photo.id = photo_id"
-    )
-    return oracle.Tables(
-        photos=system.ask("SELECT * FROM photo"),
-        embeddings=[{**row, "embedding": json.loads(row["text"])} for row in embeddings],
-        pairs=system.ask("SELECT score, " + pair_keys.format("pair")),
-        verdicts=system.ask("SELECT duplicate, applied_at, " + pair_keys.format("verdict")),
-        flags=system.read("SELECT key, duplicate_of_key, score, decided_by FROM listing_duplicates"),
-        feed=system.read(
-            "SELECT key, duplicate_of_key, score, decided_by FROM listing_flag_feed ORDER BY position"
-        ),
-    )
-
-
-def _others(system: PatientSystem, counts: traffic.Counts, store: int | None) -> Iterator[str]:
-    """What the oracle does not judge: rejected events, and that the soak itself was sound."""
-    rows = system.ask("SELECT reason, message FROM rejected_event")
-    for row in rows:
-        if row["reason"] not in traffic.REJECTED:
-            yield f"rejected event: {row['reason']}: {row['message']}"
-    if len(rows) < counts.garbage:
-        yield f"rejected events: {len(rows)}, at least {counts.garbage} were sent"
-    if system.stack.store._pid() != store:
-        yield "void: the embedded store was started again and lost its queue; that is no fault of this soak's"
-
-
-def _bucket(system: PatientSystem, operations: list[oracle.Operation]) -> Iterator[str]:
-    """The store itself holds what the operations say."""
-    expected = {
-        key: photo.content.etag
-        for key, photo in oracle.final_photos(operations).items()
-        if photo.content is not None
-    }
-    pages = system.s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET)
-    found = {item["Key"]: item["ETag"].strip('"') for page in pages for item in page.get("Contents", ())}
-    if found != expected:
-        yield f"void: the bucket holds {len(found)} objects, {len(expected)} were put and not deleted"
 
 
 def _log(stack: embedded.Stack, worker: str) -> str:

@@ -14,16 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from tests.soak import contents
+from tests.soak import contents, stars
 
 SCORE_TOLERANCE = 0.01
 """Of a score on record: embeddings are stored in half precision and computed in batches of any size."""
 
 LEAST_COSINE = 0.9999
 """Between the embedding on record and the one of the content that the photo must have."""
-
-Pair = tuple[str, str]
-"""Two object keys, in their order as text."""
 
 Row = Mapping[str, Any]
 
@@ -52,20 +49,11 @@ class Verdict:
     """A person's word on two photos of one property, both on record with their present contents."""
 
     property_id: str
-    pair: Pair
+    pair: stars.Pair
     duplicate: bool
 
 
 Operation = Put | Delete | Verdict
-
-
-@dataclasses.dataclass(frozen=True)
-class Flag:
-    """Which canonical photo a photo duplicates, by whose word (`model`, `person`), and the score of the two."""
-
-    duplicate_of: str
-    decided_by: str
-    score: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,11 +98,11 @@ def final_photos(operations: Iterable[Operation]) -> dict[str, Photo]:
     return result
 
 
-def final_verdicts(operations: Iterable[Operation]) -> dict[Pair, bool]:
+def final_verdicts(operations: Iterable[Operation]) -> dict[stars.Pair, bool]:
     """The verdicts that still stand: one falls when a picture of its pair is replaced by another, not when it is
     removed or comes back.
     """
-    result: dict[Pair, bool] = {}
+    result: dict[stars.Pair, bool] = {}
     last: dict[str, str] = {}
     for operation in operations:
         if isinstance(operation, Verdict):
@@ -124,60 +112,6 @@ def final_verdicts(operations: Iterable[Operation]) -> dict[Pair, bool]:
                 result = {pair: word for pair, word in result.items() if operation.key not in pair}
             last[operation.key] = operation.content.etag
     return result
-
-
-def stars(
-    order: Sequence[str], scores: Mapping[Pair, float], verdicts: Mapping[Pair, bool]
-) -> dict[str, Flag]:
-    """The flags of one property, by the flagged photo's key.
-
-    Args:
-        order: the photos that are there, earliest upload first.
-        scores: pairs that the model took for duplicates.
-        verdicts: of people; they win.
-    """
-
-    def said(one: str, other: str) -> bool | None:
-        return verdicts.get(ordered(one, other))
-
-    flags: dict[str, Flag] = {}
-    canonical: list[str] = []
-    seen: set[str] = set()
-    for first in order:
-        if first in seen:
-            continue
-        # Everybody whom people joined with this photo, directly or through others.
-        group, edge = {first}, [first]
-        while edge:
-            one = edge.pop()
-            found = [other for other in order if other not in group and said(one, other) is True]
-            group.update(found)
-            edge.extend(found)
-        seen |= group
-        if len(group) == 1:
-            continue
-        canonical.append(first)
-        for photo in group - {first}:
-            if said(first, photo) is not False:
-                flags[photo] = Flag(first, "person", 1.0)
-    for photo in order:
-        if photo in flags or photo in canonical:
-            continue
-        possible = [
-            centre for centre in canonical if said(photo, centre) is None and ordered(photo, centre) in scores
-        ]
-        if not possible:
-            canonical.append(photo)
-            continue
-        # The most alike; of equals the earliest.
-        best = min(possible, key=lambda centre: (-scores[ordered(photo, centre)], order.index(centre)))
-        flags[photo] = Flag(best, "model", scores[ordered(photo, best)])
-    return flags
-
-
-def ordered(one: str, other: str) -> Pair:
-    """A pair's name."""
-    return (one, other) if one < other else (other, one)
 
 
 def differences(operations: Sequence[Operation], truth: contents.Truth, tables: Tables) -> list[str]:
@@ -243,7 +177,7 @@ def _pairs(photos: Mapping[str, Photo], truth: contents.Truth, rows: Sequence[Ro
             yield f"pair {_pair(row)}: score {row['score']:.4f}, must be {wanted:.4f}"
 
 
-def _verdicts(verdicts: Mapping[Pair, bool], rows: Sequence[Row]) -> Iterable[str]:
+def _verdicts(verdicts: Mapping[stars.Pair, bool], rows: Sequence[Row]) -> Iterable[str]:
     found = {_pair(row): row for row in rows}
     yield from _sets("verdict", verdicts.keys(), found.keys())
     for pair in verdicts.keys() & found.keys():
@@ -254,7 +188,7 @@ def _verdicts(verdicts: Mapping[Pair, bool], rows: Sequence[Row]) -> Iterable[st
 
 
 def _flags(
-    photos: Mapping[str, Photo], verdicts: Mapping[Pair, bool], truth: contents.Truth, tables: Tables
+    photos: Mapping[str, Photo], verdicts: Mapping[stars.Pair, bool], truth: contents.Truth, tables: Tables
 ) -> Iterable[str]:
     duplicates = _expected_scores(photos, truth, truth.duplicate)
     # The scores on record were checked against the expected ones; between two canonical photos that are as alike,
@@ -265,9 +199,9 @@ def _flags(
     for key, photo in sorted(photos.items(), key=lambda item: (item[1].uploaded_at, item[0])):
         if photo.content is not None:
             order[photo.property_id].append(key)
-    expected: dict[str, Flag] = {}
+    expected: dict[str, stars.Flag] = {}
     for keys in order.values():
-        expected |= stars(keys, scores, verdicts)
+        expected |= stars.flags(keys, scores, verdicts)
     found = {row["key"]: _flag(row) for row in tables.flags}
     yield from _sets("flag", expected.keys(), found.keys())
     for key in expected.keys() & found.keys():
@@ -276,7 +210,7 @@ def _flags(
 
 
 def _feed(tables: Tables) -> Iterable[str]:
-    replayed: dict[str, Flag] = {}
+    replayed: dict[str, stars.Flag] = {}
     for row in tables.feed:
         if row["duplicate_of_key"] is None:
             if replayed.pop(row["key"], None) is None:
@@ -300,7 +234,7 @@ def _good(photos: Mapping[str, Photo]) -> dict[str, str]:
 
 def _expected_scores(
     photos: Mapping[str, Photo], truth: contents.Truth, threshold: float
-) -> dict[Pair, float]:
+) -> dict[stars.Pair, float]:
     by_property: dict[str, list[str]] = collections.defaultdict(list)
     good = _good(photos)
     for key in sorted(good):
@@ -321,9 +255,9 @@ def _sets(what: str, expected: Iterable[Any], found: Iterable[Any]) -> Iterable[
     yield from (f"{what} {name}: must not be there" for name in (there - wanted))
 
 
-def _pair(row: Row) -> Pair:
-    return ordered(row["key_a"], row["key_b"])
+def _pair(row: Row) -> stars.Pair:
+    return stars.ordered(row["key_a"], row["key_b"])
 
 
-def _flag(row: Row) -> Flag:
-    return Flag(row["duplicate_of_key"], row["decided_by"], row["score"])
+def _flag(row: Row) -> stars.Flag:
+    return stars.Flag(row["duplicate_of_key"], row["decided_by"], row["score"])

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core import groups
-from tests.soak import contents, oracle
+from tests.soak import contents, oracle, stars
 
 START = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 ROOM, SAME_ROOM, OTHER, BROKEN = (contents.Content(data) for data in (b"1", b"2", b"3", b""))
@@ -139,15 +139,15 @@ _PAIRS = st.tuples(st.integers(0, 7), st.integers(0, 7)).filter(lambda pair: pai
 def test_its_stars_are_those_of_the_system(
     order: list[int], scores: dict[groups.Pair, float], verdicts: dict[groups.Pair, bool]
 ) -> None:
-    def named(pair: groups.Pair) -> oracle.Pair:
+    def named(pair: groups.Pair) -> stars.Pair:
         return (str(pair[0]), str(pair[1]))
 
-    found = oracle.stars(
+    found = stars.flags(
         [str(photo) for photo in order],
         {named(pair): score for pair, score in scores.items()},
         {named(pair): word for pair, word in verdicts.items()},
     )
     assert found == {
-        str(photo): oracle.Flag(str(flag.duplicate_of), "person" if flag.by_person else "model", flag.score)
+        str(photo): stars.Flag(str(flag.duplicate_of), "person" if flag.by_person else "model", flag.score)
         for photo, flag in groups.flags(order, scores, verdicts).items()
     }

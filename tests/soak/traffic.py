@@ -1,95 +1,23 @@
-"""What a portal does to its photos, and what its store tells of it: in any order, late, and more than once.
-
-The soak writes the store's notifications itself, since the embedded store gives no sequencer, and since it would send
-each of them once and in order.
-"""
+"""What a portal does to its photos: the operations of a soak, one after the other."""
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import heapq
 import itertools
-import json
 import random
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from tests.acceptance import system as acceptance
-from tests.soak import contents, oracle
-
-LATEST_SECONDS = 25.0
-"""A late event comes at most so long after what it tells of."""
+from tests.soak import contents, oracle, post, stars
 
 LONGEST_MOMENT_SECONDS = 3.0
 """How long a photo is gone, or another one, before it comes back."""
 
-GARBAGE = (
-    "no JSON at all",
-    '{"hello": "world"}',
-    '{"Records": [{"eventName": "ObjectCreated:Put"}]}',
-    '{"Records": [{"eventName": "ObjectTagging:Put"}]}',
-)
-REJECTED = frozenset({"not_understood", "other_event"})
-"""The reasons for which `GARBAGE` goes to rejected_event; there must be no others."""
-
 _PHOTOS_PER_PROPERTY = 14
-_RECORDS_PER_MESSAGE = 5
 _NEWEST = 20
 _ALBUM = 6
-
-
-@dataclasses.dataclass
-class Counts:
-    """What came in. `events` counts records that were sent, duplicates included."""
-
-    operations: int = 0
-    events: int = 0
-    duplicates: int = 0
-    messages: int = 0
-    garbage: int = 0
-
-
-class Post:
-    """Sends S3 records some time after they were written, shuffled, several a message, some of them again."""
-
-    def __init__(self, send: Callable[[str], None], rng: random.Random, counts: Counts) -> None:
-        self._send = send
-        self._rng = rng
-        self._counts = counts
-        self._waiting: list[tuple[float, int, acceptance.Row]] = []
-        self._numbers = itertools.count()
-
-    def write(self, record: acceptance.Row, now: float) -> None:
-        """Take a record in; `now` is in seconds of any clock, the same as `deliver`'s."""
-        rng = self._rng
-        # Most come soon, some late; one in eight comes again, and now and then in a swarm.
-        copies = 1 + rng.choices((0, 1, 2, 5), (40, 4, 1, 1))[0]
-        self._counts.duplicates += copies - 1
-        for _ in range(copies):
-            delay = rng.choices(
-                (rng.uniform(0, 0.5), rng.uniform(0, 5), rng.uniform(0, LATEST_SECONDS)), (6, 3, 1)
-            )[0]
-            heapq.heappush(self._waiting, (now + delay, next(self._numbers), record))
-
-    def deliver(self, now: float) -> None:
-        """Send what is due."""
-        due = []
-        while self._waiting and self._waiting[0][0] <= now:
-            due.append(heapq.heappop(self._waiting)[2])
-        self._rng.shuffle(due)
-        while due:
-            size = self._rng.randint(1, _RECORDS_PER_MESSAGE)
-            message, due = due[:size], due[size:]
-            self._send(json.dumps({"Records": message}))
-            self._counts.messages += 1
-            self._counts.events += len(message)
-        if self._rng.random() < 0.005:
-            self._send(self._rng.choice(GARBAGE))
-            self._counts.garbage += 1
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
 
 @dataclasses.dataclass
@@ -119,8 +47,8 @@ class Portal:
         good: Sequence[contents.Content],
         properties: int,
         rng: random.Random,
-        post: Post,
-        counts: Counts,
+        events: post.Post,
+        counts: post.Counts,
     ) -> None:
         self.operations: list[oracle.Operation] = []
         self._system = system
@@ -128,7 +56,7 @@ class Portal:
         self._good = good
         self._poison = contents.poison()
         self._rng = rng
-        self._post = post
+        self._events = events
         self._counts = counts
         self._photos: dict[str, dict[str, _Live]] = {
             f"house-{number:03d}": {} for number in range(properties)
@@ -250,7 +178,7 @@ class Portal:
         if len(settled) < 2:
             return
         one, other = self._rng.sample(settled, 2)
-        verdict = oracle.Verdict(property_id, oracle.ordered(one, other), self._rng.random() < 0.4)
+        verdict = oracle.Verdict(property_id, stars.ordered(one, other), self._rng.random() < 0.4)
         self._system.ask(
             "SELECT record_verdict(%(property_id)s, %(key_a)s, %(key_b)s, %(duplicate)s, 'ann')",
             property_id=property_id,
@@ -310,7 +238,7 @@ class Portal:
         record: Any = acceptance.record(
             event, photo.key, bucket=self._bucket, etag=etag, sequencer=photo.sequencer, at=at
         )
-        self._post.write(record, now)
+        self._events.write(record, now)
 
     def _moment(self) -> datetime.datetime:
         """Now, and later than ever before."""
