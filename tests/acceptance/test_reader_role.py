@@ -23,11 +23,14 @@ def reader(system: acceptance.System) -> Iterator[Connection]:
         yield connection
 
 
-def test_reads_the_three_views(system: acceptance.System, property_id: str, reader: Connection) -> None:
+def test_reads_the_views(system: acceptance.System, property_id: str, reader: Connection) -> None:
     system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
     system.upload(property_id, "b.jpg", pictures.jpeg("bedroom", quality=60))
     system.settle()
-    for view in VIEWS:
+    assert (
+        reader.execute("SELECT * FROM listing_review WHERE property_id = %s", (property_id,)).fetchall() == []
+    ), "these are flagged, and need no review"
+    for view in VIEWS - {"listing_review"}:
         statement = sql.SQL("SELECT * FROM {} WHERE property_id = %s").format(sql.Identifier(view))
         acceptance.until(functools.partial(_has_row, reader, statement, property_id), f"a row in {view}")
 
