@@ -6,7 +6,7 @@ MINUTES ?= 3
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test soak fuzz lint types bench lock clean
+.PHONY: help setup demo test test-slow soak fuzz lint types bench lock clean
 help:
 	@echo "make demo [PHOTOS=folder]  the whole way of a photo on the embedded stack"
 	@echo "make test                  all tests (lint and types: make lint)"
@@ -28,6 +28,9 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock pyproject.toml
 
 demo: setup
 	@$(BIN)/dedup demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+test-slow: setup  ## the tests that take minutes
+	$(BIN)/python -m pytest -m slow
 
 test: setup
 	$(BIN)/python -m pytest

@@ -117,6 +117,7 @@ def test_from_a_bucket_and_its_inventory(
     assert "DEDUP_BUCKETS" in refused.stderr
 
 
+@pytest.mark.slow
 def test_an_inventory_alone(system: acceptance.System, property_id: str, tmp_path: pathlib.Path) -> None:
     taken = {"DEDUP_BUCKETS": f"photos,{BUCKET}"}
     prefix = f"properties/{property_id}/"
@@ -146,6 +147,7 @@ def test_an_inventory_alone(system: acceptance.System, property_id: str, tmp_pat
     assert (wrong.returncode, "line 1: 2 columns" in wrong.stderr) == (78, True), wrong.stderr
 
 
+@pytest.mark.slow
 def test_stopped_and_started_again(system: acceptance.System, property_id: str, bulk: str) -> None:
     names = [f"{property_id}-{number}" for number in range(4)]
     photos = 40

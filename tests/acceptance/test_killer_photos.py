@@ -1,6 +1,6 @@
 """Photos that take their worker with them are parked after a few attempts, and every other one is embedded.
 
-``KILLER_PHOTOS_TEST_GOOD=1000 pytest tests/acceptance/test_killer_photos.py`` tries it with more good ones.
+``KILLER_PHOTOS_TEST_GOOD=1000 pytest -m slow tests/acceptance/test_killer_photos.py`` tries it with more good ones.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import signal
 import subprocess
 import threading
 from collections.abc import Iterator
+
+import pytest
 
 from workers import processes
 
@@ -27,6 +29,7 @@ MOST_LOSSES = 2
 PER_PROPERTY = 10
 
 
+@pytest.mark.slow
 def test_photos_that_kill_their_worker(
     system: acceptance.System, rabbitmq: brokers.Broker, property_id: str
 ) -> None:
