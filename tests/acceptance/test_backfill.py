@@ -71,6 +71,7 @@ def test_from_the_database(system: acceptance.System, property_id: str) -> None:
     assert system.dedup("backfill", "--missing", "--all").returncode == 2
 
 
+@pytest.mark.slow
 def test_from_a_bucket_and_its_inventory(
     system: acceptance.System, property_id: str, tmp_path: pathlib.Path
 ) -> None:
