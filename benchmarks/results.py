@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 import torchvision
 
+Row = Mapping[str, object]
+"""One line of a table, by column."""
+
 _FOLDER = pathlib.Path(__file__).parent / "results"
 
 
@@ -29,7 +32,7 @@ def machine() -> dict[str, str]:
     }
 
 
-def write(name: str, rows: Sequence[Mapping[str, object]], *, as_json: bool) -> None:
+def write(name: str, rows: Sequence[Row], *, as_json: bool) -> None:
     """Print the rows and, unless `as_json`, keep them as ``results/<name>.csv``."""
     if as_json:
         for row in rows:
