@@ -92,7 +92,7 @@ def run(
                 continue
             chunk, waiting = waiting[: min(room, _PHOTOS_A_TASK)], waiting[min(room, _PHOTOS_A_TASK) :]
             pace.wait(len(chunk))
-            publish_embed_many(chunk, again=source.again)
+            publish_embed_many(chunk, model_id=source.model_id, again=source.again)
             # Behind the last chunk of a page only is there a position to go on from.
             state.add(sources.Page(page.position if not waiting else "", chunk))
         state.pass_by(page)
