@@ -647,12 +647,11 @@ FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[])
 JOIN photo USING (property_id, id, revision)
 WHERE photo.postponed = 0 AND (
     photo.status = 'pending'
-    OR (%(again)s AND photo.status = 'embedded' AND photo.updated_at < %(published_at)s)
-    OR (photo.status = 'embedded' AND NOT EXISTS (
+    OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
         SELECT FROM photo_embedding
         WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
           AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
-    ))
+    )))
 );
 
 -- name: now

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import structlog
 
-from core import database, errors, matching, models
+from core import database, errors, matching, model_changes, models
 
 log = structlog.get_logger()
 
@@ -31,14 +31,14 @@ class Switcher:
     def page(self) -> tuple[int, int]:
         """Let the next properties follow; returns how many were looked at, and how many of them follow now.
 
-        None was looked at after the last one; the next page is the first one again.
+        After the last page the next one is the first one again (`after` is empty).
 
         Raises:
             TransientError: the database is away.
         """
         with self.base.transaction() as connection:
             active = models.active(connection)
-            found = models.behind(connection, self.after, _PAGE_PROPERTIES)
+            found = model_changes.behind(connection, self.after, _PAGE_PROPERTIES)
         switched = 0
         for property_id in found:
             try:
@@ -55,13 +55,24 @@ class Switcher:
             log.info("properties_switched", properties=switched, model=active.id if active else None)
         return len(found), switched
 
+    def round(self) -> Iterator[tuple[int, int]]:
+        """Pages up to the last one, each as `page` gives it."""
+        while True:
+            found = self.page()
+            yield found
+            if not self.after:
+                return
+
     def run(self, seconds: float, between: Callable[[], object]) -> int:
-        """Pages for so many seconds, or once through all; returns how many properties follow now."""
+        """Pages for so many seconds, at most to the last one; returns how many properties follow now.
+
+        The next run goes on where this one stopped. `between` is called between two pages.
+        """
         deadline = time.monotonic() + seconds
         total = 0
-        while True:
-            looked, switched = self.page()
+        for _, switched in self.round():
             total += switched
-            if not looked or not self.after or time.monotonic() > deadline:
-                return total
+            if time.monotonic() > deadline:
+                break
             between()
+        return total
