@@ -138,9 +138,9 @@ def test_from_one_model_to_another_and_back(own: acceptance.System, tmp_path: pa
         # Going back; the one who asked for it is stopped at once, and the sweep sees to the properties.
         refused = own.dedup("model", "retire", new)
         assert (refused.returncode, "is active" in refused.stderr) == (78, True)
-        with contextlib.closing(database.Database(own.stack.environment["DEDUP_DATABASE_URL"], 1)) as base:
-            with base.transaction() as connection:
-                model_changes.activate(connection, models.find(connection, old))
+        base = database.Database(own.stack.environment["DEDUP_DATABASE_URL"], pool_size=1)
+        with contextlib.closing(base), base.transaction() as connection:
+            model_changes.activate(connection, models.find(connection, old))
         assert own.dedup("sweep").returncode == 0
         acceptance.until(lambda: own.flags("before") == flags["before"], "the flags from before are back")
         assert own.flags("judged") == flags["judged"]

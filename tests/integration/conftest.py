@@ -18,8 +18,7 @@ from workers import embedded_postgres
 
 
 @contextlib.contextmanager
-def open_folder() -> Iterator[pathlib.Path]:
-    """An empty folder with mode 0755 for the block."""
+def _open_folder() -> Iterator[pathlib.Path]:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-", dir="/tmp"))
     folder.chmod(0o755)
     try:
@@ -31,7 +30,7 @@ def open_folder() -> Iterator[pathlib.Path]:
 @pytest.fixture
 def open_tmp() -> Iterator[pathlib.Path]:
     """An empty folder with mode 0755; pytest's own tmp_path has parents that only its user can pass."""
-    with open_folder() as folder:
+    with _open_folder() as folder:
         yield folder
 
 
@@ -62,7 +61,7 @@ class Server:
 @pytest.fixture(scope="session")
 def server() -> Iterator[Server]:
     """One Postgres for the whole run."""
-    with open_folder() as folder:
+    with _open_folder() as folder:
         postgres = embedded_postgres.EmbeddedPostgres(folder)
         postgres.start()
         yield Server(postgres)

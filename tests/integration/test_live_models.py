@@ -28,7 +28,7 @@ from core import (
 )
 from tests.acceptance import pictures
 from tests.integration import bundles, ledger
-from tests.integration.conftest import Server, open_folder
+from tests.integration.conftest import Server, _open_folder
 from workers import embed, embedded_s3, embedders
 
 pytestmark = pytest.mark.filterwarnings("ignore:DEDUP_BACKBONE_WEIGHTS=untrained")
@@ -242,7 +242,7 @@ class _Store:
 
 @pytest.fixture(scope="module")
 def shared_store() -> Iterator[_Store]:
-    with open_folder() as folder:
+    with _open_folder() as folder:
         store = _Store(folder)
         yield store
         store.server.stop()
