@@ -99,11 +99,22 @@ def unsettled(
     connection: database.Connection,
     chosen: list[photos.Revision],
     model_id: str | None,
-    again_since: datetime.datetime | None,
+    published_at: datetime.datetime,
+    *,
+    again: bool,
 ) -> int:
-    """How many of these photos are still to be embedded (of a model; anew since a time, where one is given)."""
-    again = {"again": again_since is not None, "published_at": again_since}
-    row = database.execute(connection, "unsettled", **_arrays(chosen), model_id=model_id, **again).fetchone()
+    """How many of these photos, published at a time or later, are still to be embedded (by a model; anew: `again`).
+
+    One that has been embedded by another model before, and was found not to be embeddable by this one, is not.
+    """
+    row = database.execute(
+        connection,
+        "unsettled",
+        **_arrays(chosen),
+        model_id=model_id,
+        published_at=published_at,
+        again=again,
+    ).fetchone()
     return int(row["photos"]) if row else 0
 
 

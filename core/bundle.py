@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import re
 import tempfile
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,14 @@ ARCHITECTURE = "resnet50"
 _FUSION = ("mean", "std", "cell_mean", "cell_projection", "drawing_weight", "drawing_bias")
 _SHIPPED = pathlib.Path(__file__).parent / "bundles"
 _REMEDY = "Fetch the bundle again, or train one with `dedup train`."
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """A bundle's two files, as bytes."""
+
+    card: bytes
+    tensors: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +73,7 @@ class Bundle:
     review: float
     training: Mapping[str, Any]
     digest: str
+    files: Files = dataclasses.field(repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -137,26 +147,41 @@ def load(path: pathlib.Path) -> Bundle:
         ConfigurationError: a file is missing or unreadable, the format is of another version, the tensors are
             not those of the card, or shapes, levels or thresholds do not fit together.
     """
-    card = _card(path)
+    return parse(Files(_file(path, CARD), _file(path, TENSORS)), str(path))
+
+
+def parse(files: Files, place: str) -> Bundle:
+    """Verify a bundle's files; `place` says in errors where they are from. Raises as `load` does."""
+    card = _card(files.card, place)
+    _same(
+        place, "SHA-256 of the tensors", card.get("tensors_sha256"), hashlib.sha256(files.tensors).hexdigest()
+    )
     try:
-        data = (path / TENSORS).read_bytes()
-    except OSError as error:
-        raise errors.ConfigurationError(
-            f"Bundle {path}: expected a file {TENSORS}, found none ({error.strerror}). {_REMEDY}"
-        ) from error
-    _same(path, "SHA-256 of the tensors", card.get("tensors_sha256"), hashlib.sha256(data).hexdigest())
-    try:
-        bundle = _build(card, safetensors.numpy.load(data))
+        bundle = _build(card, safetensors.numpy.load(files.tensors), files)
     except errors.ConfigurationError as error:
-        raise errors.ConfigurationError(f"Bundle {path}: {error} {_REMEDY}") from error
+        raise errors.ConfigurationError(f"Bundle {place}: {error} {_REMEDY}") from error
     except (KeyError, TypeError, ValueError, AttributeError, safetensors.SafetensorError) as error:
         raise errors.ConfigurationError(
-            f"Bundle {path}: {CARD} or {TENSORS} is not as format {FORMAT} says "
+            f"Bundle {place}: {CARD} or {TENSORS} is not as format {FORMAT} says "
             f"({type(error).__name__}: {error}). {_REMEDY}"
         ) from error
-    _same(path, "dims", card.get("dims"), bundle.dims)
-    _check(path, bundle)
+    _same(place, "dims", card.get("dims"), bundle.dims)
+    _check(place, bundle)
     return bundle
+
+
+def find(name: str) -> Bundle:
+    """A bundle by the name of a shipped one, or by its folder. Raises as `load` does."""
+    path = pathlib.Path(name).expanduser()
+    shipped_path = _SHIPPED / name
+    if not path.is_dir() and re.fullmatch(r"[\w.-]+", name) and (shipped_path / CARD).is_file():
+        return load(shipped_path)
+    if not path.is_dir():
+        known = ", ".join(sorted(item.parent.name for item in _SHIPPED.glob(f"*/{CARD}")))
+        raise errors.ConfigurationError(
+            f"Bundle {name}: no such folder, and no shipped bundle of that name ({known}). {_REMEDY}"
+        )
+    return load(path)
 
 
 def check_backbone(bundle: Bundle, backbone: embedding.Backbone) -> None:
@@ -177,6 +202,11 @@ def check_backbone(bundle: Bundle, backbone: embedding.Backbone) -> None:
 def shipped() -> dict[str, Bundle]:
     """The bundles that come with the package, by name."""
     return {path.parent.name: load(path.parent) for path in sorted(_SHIPPED.glob(f"*/{CARD}"))}
+
+
+def shipped_by_id() -> dict[str, Bundle]:
+    """The bundles that come with the package, by id."""
+    return {item.id: item for item in shipped().values()}
 
 
 def for_backbone(weights_sha256: str) -> Bundle:
@@ -209,24 +239,29 @@ def _readable(card: Mapping[str, Any]) -> str:
     return json.dumps(card, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _card(path: pathlib.Path) -> dict[str, Any]:
+def _file(path: pathlib.Path, name: str) -> bytes:
     try:
-        card = json.loads((path / CARD).read_text(encoding="utf-8"))
+        return (path / name).read_bytes()
     except OSError as error:
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected a folder with {CARD} and {TENSORS}, found no {CARD} ({error.strerror}). {_REMEDY}"
+            f"Bundle {path}: expected a folder with {CARD} and {TENSORS}, found no {name} ({error.strerror}). {_REMEDY}"
         ) from error
+
+
+def _card(text: bytes, place: str) -> dict[str, Any]:
+    try:
+        card = json.loads(text)
     except ValueError as error:
-        raise errors.ConfigurationError(f"Bundle {path}: {CARD} is not JSON ({error}). {_REMEDY}") from error
+        raise errors.ConfigurationError(f"Bundle {place}: {CARD} is not JSON ({error}). {_REMEDY}") from error
     if not isinstance(card, dict):
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected {CARD} to hold an object, found {type(card).__name__}. {_REMEDY}"
+            f"Bundle {place}: expected {CARD} to hold an object, found {type(card).__name__}. {_REMEDY}"
         )
-    _same(path, "format", FORMAT, card.get("format"))
+    _same(place, "format", FORMAT, card.get("format"))
     return card
 
 
-def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> Bundle:
+def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]], files: Files) -> Bundle:
     fusion = fusing.Fusion(
         projections={level: _vector(tensors, f"fusion.projections.{level}") for level in card["levels"]},
         **{key: _vector(tensors, f"fusion.{key}") for key in _FUSION},
@@ -243,6 +278,7 @@ def _build(card: Mapping[str, Any], tensors: Mapping[str, npt.NDArray[Any]]) -> 
         review=float(card["thresholds"]["review"]),
         training=dict(card["training"]),
         digest=hashlib.sha256(canonical(card)).hexdigest(),
+        files=files,
     )
 
 
@@ -250,27 +286,27 @@ def _vector(tensors: Mapping[str, npt.NDArray[Any]], key: str) -> fusing.Vectors
     return np.ascontiguousarray(tensors[key], dtype=np.float32)
 
 
-def _same(path: pathlib.Path, what: str, expected: object, found: object) -> None:
+def _same(place: str, what: str, expected: object, found: object) -> None:
     if expected != found:
         raise errors.ConfigurationError(
-            f"Bundle {path}: {what}: expected {expected}, found {found}. {_REMEDY}"
+            f"Bundle {place}: {what}: expected {expected}, found {found}. {_REMEDY}"
         )
 
 
-def _check(path: pathlib.Path, bundle: Bundle) -> None:
-    _same(path, "architecture", ARCHITECTURE, bundle.backbone.architecture)
+def _check(place: str, bundle: Bundle) -> None:
+    _same(place, "architecture", ARCHITECTURE, bundle.backbone.architecture)
     if not 0.0 <= bundle.review <= bundle.decision <= bundle.duplicate <= 1.0:
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected thresholds 0 ≤ review ≤ decision ≤ duplicate ≤ 1, found review {bundle.review}, "
+            f"Bundle {place}: expected thresholds 0 ≤ review ≤ decision ≤ duplicate ≤ 1, found review {bundle.review}, "
             f"decision {bundle.decision} and duplicate {bundle.duplicate}. {_REMEDY}"
         )
     fusion = bundle.fusion
     parts = [*(getattr(fusion, key) for key in _FUSION), *fusion.projections.values()]
     if not all(np.isfinite(part).all() for part in parts) or not (fusion.std > 0).all():
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected a fusion of finite values and positive deviations, found others. {_REMEDY}"
+            f"Bundle {place}: expected a fusion of finite values and positive deviations, found others. {_REMEDY}"
         )
     if bundle.input_size < 32:
         raise errors.ConfigurationError(
-            f"Bundle {path}: expected an input size of at least 32 pixels, found {bundle.input_size}. {_REMEDY}"
+            f"Bundle {place}: expected an input size of at least 32 pixels, found {bundle.input_size}. {_REMEDY}"
         )

@@ -5,6 +5,8 @@ Source: He et al., *Deep Residual Learning for Image Recognition*, 2015; for the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -98,13 +100,31 @@ class Embedder:
         Returns:
             (n, dims) float32, as `fusing.Fusion.fuse` says.
         """
-        pooled = self._backbone.pool(pixels)
-        drawings = self._fusion.drawings(pooled.levels)
-        if drawings.any():
-            turned = self._backbone.pool(np.ascontiguousarray(pixels[drawings]), turns=TURNS)
-            pooled.levels[drawings] = turned.levels
-            pooled.cells[drawings] = turned.cells
-        return self._fusion.fuse(pooled, drawings)
+        return embed_by(self._backbone, [self._fusion], pixels)
+
+
+def embed_by(
+    backbone: Backbone, fusions: Sequence[fusing.Fusion], pixels: npt.NDArray[np.uint8]
+) -> fusing.Vectors:
+    """Fused embeddings of a batch by several fusions, which share the passes through the backbone.
+
+    Returns:
+        (n, sum of the fusions' dims) float32: each one's embeddings, side by side, as it alone would give them.
+    """
+    pooled = backbone.pool(pixels)
+    drawings = [fusion.drawings(pooled.levels) for fusion in fusions]
+    turned_rows = np.flatnonzero(np.logical_or.reduce(drawings))
+    if not len(turned_rows):
+        fused = [fusion.fuse(pooled, own) for fusion, own in zip(fusions, drawings, strict=True)]
+        return np.concatenate(fused, axis=1)
+    turned = backbone.pool(np.ascontiguousarray(pixels[turned_rows]), turns=TURNS)
+    fused = []
+    for fusion, own in zip(fusions, drawings, strict=True):
+        # What is a drawing to one fusion need not be one to another.
+        levels, cells, chosen = pooled.levels.copy(), pooled.cells.copy(), own[turned_rows]
+        levels[own], cells[own] = turned.levels[chosen], turned.cells[chosen]
+        fused.append(fusion.fuse(fusing.Pooled(levels, cells), own))
+    return np.concatenate(fused, axis=1)
 
 
 def choose_device(wanted: str) -> str:

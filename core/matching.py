@@ -2,96 +2,139 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from core import database, errors, groups, models
+from core import database, groups
 
-if TYPE_CHECKING:
-    # The ingest process regroups too, and must not need torch for it.
-    from core import bundle
+Vectors = npt.NDArray[np.float32]
+
+
+class Classifier(Protocol):
+    """Tells how likely pairs are duplicates."""
+
+    def score(self, a: Vectors, b: Vectors) -> Vectors:
+        """Probabilities of n pairs of fused embeddings, each (n or 1, dims)."""
+
+
+class Decider(Protocol):
+    """A model bundle, as far as matching needs it."""
+
+    @property
+    def classifier(self) -> Classifier:
+        """Its pair classifier."""
+
+
+class Bundles(Protocol):
+    """Where matching gets bundles from: `core.registry.Registry`."""
+
+    def get(self, connection: database.Connection, model_id: str) -> Decider:
+        """The bundle of a model."""
 
 
 def match(
-    connection: database.Connection,
-    property_id: str,
-    photo_id: int,
-    bundles: Mapping[str, bundle.Bundle],
-    neighbours: int,
+    connection: database.Connection, property_id: str, photo_id: int, bundles: Bundles, neighbours: int
 ) -> int:
     """Compare a photo with its nearest neighbours in its property and rewrite the property's flags.
 
-    The property's lock makes two photos that arrive together wait for each other: embeddings are
-    committed before matching starts, so the second of them sees both.
+    By every live model that has embedded the photo, each among its own embeddings only. The property's lock makes two
+    photos that arrive together wait for each other: embeddings are committed before matching starts, so the second of
+    them sees both.
 
     Args:
         connection: alone in its transaction.
         property_id: the property.
         photo_id: its photo; nothing happens when it has no embedding (removed or replaced meanwhile).
-        bundles: those at hand, by id; the active model's must be among them.
-        neighbours: compare with at most so many photos.
+        bundles: of the models.
+        neighbours: compare with at most so many photos, by each model.
 
     Returns:
         How many pairs are on record for review or as duplicates.
 
     Raises:
-        TransientError: a model was activated whose bundle is not at hand.
+        TransientError: a model's bundle cannot be had yet.
     """
     database.execute(connection, "lock_property", property_id=property_id)
-    model = models.active(connection)
-    if model is None or model.id not in bundles:
-        raise errors.TransientError(
-            f"The active model is {model.id if model else 'none'}; this worker has {', '.join(bundles)}."
-        )
-    pair_classifier = bundles[model.id].classifier
     photo = {"property_id": property_id, "photo_id": photo_id}
-    own = database.execute(connection, "embedding", **photo, model_id=model.id).fetchone()
-    if own is None:
+    if database.execute(connection, "lock_embedded", **photo).fetchone() is None:
         return 0
-    found = database.execute(
-        connection, "neighbours", **photo, model_id=model.id, embedding=own["embedding"], limit=neighbours
-    ).fetchall()
-    kept = 0
-    if found:
-        vector = own["embedding"].to_numpy().astype(np.float32)[None]
-        others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
-        similarities = others @ vector[0]
-        for row, similarity, score in zip(
-            found, similarities, pair_classifier.score(vector, others), strict=True
-        ):
-            if score < model.review_threshold:
-                continue
-            photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
-            database.execute(
-                connection,
-                "store_pair",
-                property_id=property_id,
-                photo_a=photo_a,
-                photo_b=photo_b,
-                model_id=model.id,
-                similarity=float(similarity),
-                score=float(score),
-            )
-            kept += 1
+    embedded = database.execute(connection, "embeddings", **photo).fetchall()
+    if not embedded:
+        return 0
+    kept = sum(
+        _match_by(
+            connection, property_id, photo_id, own, bundles.get(connection, own["model_id"]), neighbours
+        )
+        for own in embedded
+    )
     database.execute(connection, "matched", **photo)
     regroup(connection, property_id)
     return kept
 
 
-def regroup(connection: database.Connection, property_id: str) -> None:
+def _match_by(
+    connection: database.Connection,
+    property_id: str,
+    photo_id: int,
+    own: database.Row,
+    decider: Decider,
+    neighbours: int,
+) -> int:
+    found = database.execute(
+        connection,
+        "neighbours",
+        property_id=property_id,
+        photo_id=photo_id,
+        model_id=own["model_id"],
+        embedding=own["embedding"],
+        limit=neighbours,
+    ).fetchall()
+    if not found:
+        return 0
+    vector = own["embedding"].to_numpy().astype(np.float32)[None]
+    others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
+    similarities = others @ vector[0]
+    kept = 0
+    for row, similarity, score in zip(
+        found, similarities, decider.classifier.score(vector, others), strict=True
+    ):
+        if score < own["review_threshold"]:
+            continue
+        photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
+        database.execute(
+            connection,
+            "store_pair",
+            property_id=property_id,
+            photo_a=photo_a,
+            photo_b=photo_b,
+            model_id=own["model_id"],
+            similarity=float(similarity),
+            score=float(score),
+        )
+        kept += 1
+    return kept
+
+
+def regroup(connection: database.Connection, property_id: str) -> str | None:
     """Bring a property's flags in line with its pairs and verdicts; what changes goes to the feed.
+
+    Here, and nowhere else, is decided whose pairs: the property goes on showing the model that it has shown until the
+    active one has embedded and matched all its photos, and then switches as a whole.
 
     The caller holds the property's lock, and so does whoever writes a verdict until it has committed: none of them
     is marked as applied before it was read.
+
+    Returns:
+        The id of the model that the property shows now; None while the database has no active one.
     """
-    model = models.active(connection)
-    if model is None:
-        return
+    model_id = _shown(connection, property_id)
+    if model_id is None:
+        return None
     scores = {
         (row["photo_a"], row["photo_b"]): row["score"]
-        for row in database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model.id)
+        for row in database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model_id)
     }
     verdict_rows = database.execute(connection, "verdicts", property_id=property_id).fetchall()
     verdicts = {(row["photo_a"], row["photo_b"]): row["duplicate"] for row in verdict_rows}
@@ -114,9 +157,8 @@ def regroup(connection: database.Connection, property_id: str) -> None:
         database.execute(connection, "drop_flag", **gone)
         database.execute(connection, "append_change", **gone, duplicate_of=None, score=None, decided_by=None)
     for photo_id, flag in sorted(wanted.items()):
-        if before.get(photo_id) == (flag, model.id):
+        if before.get(photo_id) == (flag, model_id):
             continue
-        changed = True
         row = {
             "property_id": property_id,
             "photo_id": photo_id,
@@ -124,13 +166,31 @@ def regroup(connection: database.Connection, property_id: str) -> None:
             "score": flag.score,
             "decided_by": "person" if flag.by_person else "model",
         }
-        database.execute(connection, "store_flag", **row, model_id=model.id)
-        database.execute(connection, "append_change", **row)
+        database.execute(connection, "store_flag", **row, model_id=model_id)
+        if photo_id not in before or before[photo_id][0] != flag:
+            changed = True
+            database.execute(connection, "append_change", **row)
     if any(row["applied_at"] is None for row in verdict_rows):
         database.execute(connection, "verdicts_applied", property_id=property_id)
     if changed:
         # Commits that notify wait for each other in the whole cluster: only where there is something to tell.
         database.execute(connection, "notify_feed")
+    return model_id
+
+
+def follow(connection: database.Connection, property_id: str) -> str | None:
+    """`regroup` by itself: takes the property's lock. To be run alone in its transaction."""
+    database.execute(connection, "lock_property", property_id=property_id)
+    return regroup(connection, property_id)
+
+
+def _shown(connection: database.Connection, property_id: str) -> str | None:
+    # A property that shows none yet, in the moment in which another model becomes active: the second look sees it.
+    for _ in range(2):
+        row = database.execute(connection, "shown_model", property_id=property_id).fetchone()
+        if row is not None:
+            return str(row["model_id"])
+    return None
 
 
 def flags(connection: database.Connection, property_id: str | None = None) -> list[database.Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -39,29 +40,46 @@ class Applied:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """Where the photo lies, how often its process was lost with it before, and whether it has its embedding
-    already (its task came twice).
+    """Where the photo lies, how often its process was lost with it before, and what it lacks.
+
+    `lacking`: the models by which it is to be embedded, none when its task came twice. `sha256`: of the bytes that it
+    was embedded from or people judged, if any. `active`: the active model.
     """
 
     bucket: str
     key: str
     lost: int
-    embedded: bool
+    lacking: tuple[str, ...]
+    sha256: str | None
+    active: str | None
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it has all its embeddings already."""
+        return not self.lacking
 
 
 @dataclasses.dataclass(frozen=True)
 class Embedded:
-    """What embedding a photo found out. `embedding` is (dims,) float32 of norm 1; sizes are the original's.
+    """What embedding a photo found out. `embeddings` are (dims,) float32 of norm 1, by model; sizes are the original's.
 
     `etag` is that of the bytes that were read.
     """
 
-    embedding: npt.NDArray[np.float32]
+    embeddings: Mapping[str, npt.NDArray[np.float32]]
     etag: str
     width: int
     height: int
     bytes: int
     sha256: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """What became of embeddings: whether they were kept, and which live models the photo lacks after that."""
+
+    kept: bool
+    lacking: tuple[str, ...] = ()
 
 
 def apply_event(connection: database.Connection, event: events.Event) -> Applied:
@@ -181,8 +199,9 @@ def reject(connection: database.Connection, rejection: events.Rejection) -> None
 def begin_attempt(
     connection: database.Connection,
     photo: Revision,
-    model_id: str,
     *,
+    known: Collection[str],
+    unfit: Collection[str] = (),
     alone: bool = False,
     again: bool = False,
 ) -> Attempt | None:
@@ -190,20 +209,37 @@ def begin_attempt(
 
     The first attempt is counted at once: if its process is lost, nobody is left to count it. A photo that was lost
     (`Attempt.lost` above 0) is counted again only if it is tried `alone`, with no other photo in the process.
-    With `again`, an embedding that is there does not count as one.
+
+    Args:
+        connection: to the database.
+        photo: the photo.
+        known: models that the process can embed by. One that lacks others is not counted: the process learns them and
+            begins again.
+        unfit: models that it cannot embed by, which are not asked of it.
+        alone: whether no other photo is in the process.
+        again: embeddings that are there do not count as such.
     """
     row = database.execute(
-        connection, "begin_attempt", **dataclasses.asdict(photo), model_id=model_id, alone=alone, again=again
+        connection,
+        "begin_attempt",
+        **dataclasses.asdict(photo),
+        known=list(known),
+        unfit=list(unfit),
+        alone=alone,
+        again=again,
     ).fetchone()
-    return None if row is None else Attempt(**row)
+    return None if row is None else Attempt(**{**row, "lacking": tuple(row["lacking"])})
 
 
-def store(connection: database.Connection, photo: Revision, model_id: str, embedded: Embedded) -> bool:
-    """Keep an embedding; False when the photo was removed or replaced while it was computed."""
+def store(connection: database.Connection, photo: Revision, embedded: Embedded) -> Stored:
+    """Keep a photo's embeddings; not when it was removed or replaced while they were computed.
+
+    One of a model that was retired meanwhile is left out. The photo counts as not matched until all are matched.
+    """
     ids = dataclasses.asdict(photo)
     seen = database.execute(connection, "seen_content", **ids).fetchone()
     if seen is None:
-        return False
+        return Stored(kept=False)
     if seen["sha256"] not in {None, embedded.sha256}:
         # Other bytes than those that people judged, though no ETag had said so.
         database.execute(connection, "drop_verdicts", property_id=photo.property_id, photo_id=photo.photo_id)
@@ -218,9 +254,14 @@ def store(connection: database.Connection, photo: Revision, model_id: str, embed
         bytes=embedded.bytes,
         sha256=embedded.sha256,
     )
-    vector = pgvector.HalfVector(embedded.embedding)
-    database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
-    return True
+    # In one order everywhere: the models' rows are locked one after the other.
+    for model_id, embedding in sorted(embedded.embeddings.items()):
+        vector = pgvector.HalfVector(embedding)
+        database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
+    lacking = database.execute(
+        connection, "lacking_models", property_id=photo.property_id, photo_id=photo.photo_id
+    )
+    return Stored(kept=True, lacking=tuple(row["id"] for row in lacking))
 
 
 def excuse(connection: database.Connection, photo: Revision) -> None:

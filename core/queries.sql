@@ -61,22 +61,34 @@ WHERE property_id = %(property_id)s AND (photo_a = %(photo_id)s OR photo_b = %(p
 INSERT INTO rejected_event (reason, message, body) VALUES (%(reason)s, %(message)s, %(body)s);
 
 -- name: begin_attempt
--- A photo whose process was lost with it is counted again only when it is tried alone.
+-- "lacking": the live models, but for those that the worker cannot embed by, of which the photo has no embedding.
+-- Nothing is counted before the worker knows them all. A photo whose process was lost with it is counted again only
+-- when it is tried alone.
 WITH before AS (
-    SELECT property_id, id, attempts, NOT %(again)s AND status = 'embedded' AND EXISTS (
-        SELECT FROM photo_embedding
-        WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
-    ) AS embedded
+    SELECT property_id, id, attempts, sha256, ARRAY(
+        SELECT model.id
+        FROM model
+        WHERE model.status <> 'retired' AND model.id <> ALL(%(unfit)s)
+          AND (%(again)s OR photo.status = 'pending' OR NOT EXISTS (
+              SELECT FROM photo_embedding
+              WHERE photo_embedding.property_id = photo.property_id AND photo_embedding.photo_id = photo.id
+                AND photo_embedding.model_id = model.id
+          ))
+        ORDER BY model.id
+    ) AS lacking
     FROM photo
     WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
       AND status IN ('pending', 'embedded')
     FOR NO KEY UPDATE
 )
 UPDATE photo
-SET attempts = before.attempts + (NOT before.embedded AND (before.attempts = 0 OR %(alone)s))::integer
+SET attempts = before.attempts + (
+    cardinality(lacking) > 0 AND lacking <@ %(known)s AND (before.attempts = 0 OR %(alone)s)
+)::integer
 FROM before
 WHERE photo.property_id = before.property_id AND photo.id = before.id
-RETURNING photo.bucket, photo.key, before.attempts AS lost, before.embedded;
+RETURNING photo.bucket, photo.key, before.attempts AS lost, before.lacking, before.sha256,
+    (SELECT id FROM model WHERE status = 'active') AS active;
 
 -- name: seen_content
 SELECT etag, sha256
@@ -91,10 +103,23 @@ SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, p
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
 
 -- name: store_embedding
+-- Not of a model that was retired since: the lock makes whoever retires it wait, or this statement see it.
 INSERT INTO photo_embedding (property_id, photo_id, model_id, revision, embedding)
-VALUES (%(property_id)s, %(photo_id)s, %(model_id)s, %(revision)s, %(embedding)b)
+SELECT %(property_id)s, %(photo_id)s, model.id, %(revision)s, %(embedding)b
+FROM model
+WHERE model.id = %(model_id)s AND model.status <> 'retired'
+FOR SHARE
 ON CONFLICT (property_id, photo_id, model_id)
 DO UPDATE SET revision = excluded.revision, embedding = excluded.embedding;
+
+-- name: lacking_models
+SELECT model.id
+FROM model
+WHERE model.status <> 'retired' AND NOT EXISTS (
+    SELECT FROM photo_embedding
+    WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = model.id
+)
+ORDER BY model.id;
 
 -- name: failed
 UPDATE photo
@@ -131,10 +156,18 @@ FROM chosen
 WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
 RETURNING photo.property_id, photo.id, photo.revision, photo.status, chosen.updated_at AS waits_since;
 
--- name: embedding
-SELECT embedding
+-- name: lock_embedded
+-- Whoever stores a further embedding of the photo waits, so that "matched" never speaks of one that was not seen.
+SELECT id FROM photo
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded'
+FOR NO KEY UPDATE;
+
+-- name: embeddings
+SELECT model_id, embedding, review_threshold
 FROM photo_embedding
-WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s;
+JOIN model ON model.id = model_id AND model.status <> 'retired'
+WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s
+ORDER BY model_id;
 
 -- name: neighbours
 SELECT photo_id, embedding
@@ -144,8 +177,12 @@ ORDER BY embedding <#> %(embedding)b, photo_id
 LIMIT %(limit)s;
 
 -- name: store_pair
+-- Not of a model that was retired since, as in store_embedding.
 INSERT INTO pair (property_id, photo_a, photo_b, model_id, similarity, score)
-VALUES (%(property_id)s, %(photo_a)s, %(photo_b)s, %(model_id)s, %(similarity)s, %(score)s)
+SELECT %(property_id)s, %(photo_a)s, %(photo_b)s, model.id, %(similarity)s, %(score)s
+FROM model
+WHERE model.id = %(model_id)s AND model.status <> 'retired'
+FOR SHARE
 ON CONFLICT (property_id, photo_a, photo_b, model_id)
 DO UPDATE SET similarity = excluded.similarity, score = excluded.score;
 
@@ -191,21 +228,192 @@ INSERT INTO flag_change (property_id, photo_id, duplicate_of, score, decided_by)
 VALUES (%(property_id)s, %(photo_id)s, %(duplicate_of)s, %(score)s, %(decided_by)s);
 
 -- name: active_model
-SELECT id, name, dims, duplicate_threshold, review_threshold, untrained FROM model WHERE status = 'active';
+SELECT id, name, dims, duplicate_threshold, review_threshold, untrained, status,
+    coalesce(card #>> '{backbone,weights_name}', '') AS weights_name,
+    coalesce(card #>> '{backbone,weights_sha256}', '') AS weights_sha256, bundle_card IS NOT NULL AS has_bundle
+FROM model
+WHERE status = 'active';
+
+-- name: models
+SELECT id, name, dims, duplicate_threshold, review_threshold, untrained, status,
+    coalesce(card #>> '{backbone,weights_name}', '') AS weights_name,
+    coalesce(card #>> '{backbone,weights_sha256}', '') AS weights_sha256, bundle_card IS NOT NULL AS has_bundle
+FROM model
+ORDER BY array_position(ARRAY['active', 'candidate', 'retired'], status), created_at, id;
+
+-- name: model_bundle
+SELECT digest, bundle_card, bundle_tensors FROM model WHERE id = %(id)s;
+
+-- name: fill_in_bundle
+UPDATE model
+SET bundle_card = %(bundle_card)s, bundle_tensors = %(bundle_tensors)s
+WHERE id = %(id)s AND bundle_card IS NULL;
+
+-- name: model_standing
+-- Over all properties.
+SELECT
+    (SELECT count(*) FROM photo WHERE status = 'embedded') AS on_record,
+    (SELECT count(*) FROM photo JOIN photo_embedding ON photo_embedding.property_id = photo.property_id
+        AND photo_id = photo.id AND model_id = %(model_id)s WHERE status = 'embedded') AS embedded,
+    (SELECT count(*) FROM property_model WHERE model_id = %(model_id)s) AS properties;
+
+-- name: photos_lacking
+-- Over all properties.
+SELECT count(*) AS photos
+FROM photo
+WHERE status = 'embedded' AND NOT EXISTS (
+    SELECT FROM photo_embedding
+    WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = %(model_id)s
+);
+
+-- name: shown_model
+-- Whose flags the property shows from now on: the active model's, once every embedded photo of the property is
+-- embedded and matched by it; until then those of the model that it has. The model's row is locked where it is written,
+-- so that it is not retired meanwhile.
+WITH shown AS (
+    SELECT model_id FROM property_model WHERE property_id = %(property_id)s
+), written AS (
+    INSERT INTO property_model (property_id, model_id)
+    SELECT %(property_id)s, model.id
+    FROM model
+    WHERE model.status = 'active' AND model.id IS DISTINCT FROM (SELECT model_id FROM shown)
+      AND (NOT EXISTS (SELECT FROM shown) OR NOT EXISTS (
+          SELECT FROM photo
+          WHERE photo.property_id = %(property_id)s AND photo.status = 'embedded'
+            AND (photo.matched_at IS NULL OR NOT EXISTS (
+                SELECT FROM photo_embedding
+                WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = model.id
+            ))
+      ))
+    FOR SHARE OF model
+    ON CONFLICT (property_id) DO UPDATE SET model_id = excluded.model_id
+    RETURNING model_id
+)
+SELECT model_id FROM written
+UNION ALL
+SELECT model_id FROM shown WHERE NOT EXISTS (SELECT FROM written);
+
+-- name: properties_behind
+-- Over all properties, by the index on the model: those that show another one's flags than the active one's.
+SELECT behind.property_id
+FROM model
+CROSS JOIN LATERAL (
+    SELECT property_id
+    FROM property_model
+    WHERE model_id = model.id AND property_id > %(after)s
+    ORDER BY property_id
+    LIMIT %(limit)s
+) AS behind
+WHERE model.status <> 'active' AND EXISTS (SELECT FROM model WHERE status = 'active')
+ORDER BY behind.property_id
+LIMIT %(limit)s;
+
+-- name: count_behind
+-- Over all properties, by the index on the model.
+SELECT count(*) AS properties
+FROM property_model
+JOIN model ON model.id = model_id AND model.status <> 'active';
+
+-- name: properties_showing
+-- Over all properties, by the index on the model.
+SELECT count(*) AS properties FROM property_model WHERE model_id = %(model_id)s;
+
+-- name: lock_model
+SELECT id FROM model WHERE id = %(id)s FOR UPDATE;
+
+-- name: lock_live_models
+-- In the order in which embeddings and pairs lock them.
+SELECT id FROM model WHERE status <> 'retired' ORDER BY id FOR NO KEY UPDATE;
+
+-- name: deactivate_model
+UPDATE model SET status = 'candidate' WHERE status = 'active';
+
+-- name: activate_model
+UPDATE model SET status = 'active', activated_at = now() WHERE id = %(id)s;
+
+-- name: retire_model
+UPDATE model SET status = 'retired' WHERE id = %(id)s;
+
+-- name: purge_embeddings
+-- Over all properties, in the order of the primary key. Whoever takes the model back waits, or is seen.
+WITH retired AS (
+    SELECT id FROM model WHERE id = %(model_id)s AND status = 'retired' FOR SHARE
+), chosen AS (
+    SELECT property_id, photo_id, model_id
+    FROM photo_embedding
+    WHERE (property_id, photo_id) > (%(after_property)s, %(after_id)s)
+      AND model_id = (SELECT id FROM retired)
+    ORDER BY property_id, photo_id
+    LIMIT %(limit)s
+)
+DELETE FROM photo_embedding
+USING chosen
+WHERE photo_embedding.property_id = chosen.property_id AND photo_embedding.photo_id = chosen.photo_id
+  AND photo_embedding.model_id = chosen.model_id
+RETURNING photo_embedding.property_id, photo_embedding.photo_id;
+
+-- name: purge_pairs
+-- As purge_embeddings; of a photo's pairs either all or none.
+WITH retired AS (
+    SELECT id FROM model WHERE id = %(model_id)s AND status = 'retired' FOR SHARE
+), chosen AS (
+    SELECT DISTINCT property_id, photo_a, model_id
+    FROM pair
+    WHERE (property_id, photo_a) > (%(after_property)s, %(after_id)s)
+      AND model_id = (SELECT id FROM retired)
+    ORDER BY property_id, photo_a
+    LIMIT %(limit)s
+)
+DELETE FROM pair
+USING chosen
+WHERE pair.property_id = chosen.property_id AND pair.photo_a = chosen.photo_a AND pair.model_id = chosen.model_id
+RETURNING pair.property_id, pair.photo_a AS photo_id;
+
+-- name: read_consistently
+SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
+
+-- name: properties_to_compare
+-- Over all properties, a page at a time.
+SELECT property_id
+FROM property_model
+WHERE property_id > %(after)s AND (%(property_id)s::text IS NULL OR property_id = %(property_id)s)
+ORDER BY property_id
+LIMIT %(limit)s;
+
+-- name: pairs_to_compare
+-- Of the properties of a page.
+SELECT property_id, model_id, photo_a, photo_b, score
+FROM pair
+JOIN model ON model.id = model_id AND score >= duplicate_threshold
+WHERE property_id = ANY(%(properties)s) AND model_id = ANY(%(models)s);
+
+-- name: verdicts_to_compare
+-- Of the properties of a page.
+SELECT property_id, photo_a, photo_b, duplicate FROM verdict WHERE property_id = ANY(%(properties)s);
+
+-- name: photos_to_compare
+-- Of the properties of a page, in the order of upload.
+SELECT property_id, id AS photo_id, key,
+    status = 'embedded' AND NOT (ARRAY(
+        SELECT model_id
+        FROM photo_embedding
+        WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
+    ) @> %(models)s) AS lacks
+FROM photo
+WHERE property_id = ANY(%(properties)s) AND status <> 'removed'
+ORDER BY property_id, uploaded_at, key, id;
 
 -- name: lock_models
 LOCK TABLE model IN SHARE ROW EXCLUSIVE MODE;
 
 -- name: register_model
-INSERT INTO model (id, digest, name, dims, duplicate_threshold, review_threshold, untrained, card)
+INSERT INTO model (id, digest, name, dims, duplicate_threshold, review_threshold, untrained, card, bundle_card,
+                   bundle_tensors)
 VALUES (%(id)s, %(digest)s, %(name)s, %(dims)s, %(duplicate_threshold)s, %(review_threshold)s, %(untrained)s,
-        %(card)s)
-ON CONFLICT (id) DO NOTHING;
-
--- name: activate_first_model
-UPDATE model
-SET status = 'active', activated_at = now()
-WHERE id = %(id)s AND NOT EXISTS (SELECT FROM model WHERE status = 'active');
+        %(card)s, %(bundle_card)s, %(bundle_tensors)s)
+ON CONFLICT (id) DO UPDATE
+SET status = CASE model.status WHEN 'retired' THEN 'candidate' ELSE model.status END,
+    bundle_card = excluded.bundle_card, bundle_tensors = excluded.bundle_tensors;
 
 -- name: is_embedded_database
 SELECT coalesce(current_setting('dedup.embedded', true), '') = 'on' AS embedded;
@@ -439,12 +647,11 @@ FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[])
 JOIN photo USING (property_id, id, revision)
 WHERE photo.postponed = 0 AND (
     photo.status = 'pending'
-    OR (%(again)s AND photo.status = 'embedded' AND photo.updated_at < %(published_at)s)
-    OR (photo.status = 'embedded' AND NOT EXISTS (
+    OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
         SELECT FROM photo_embedding
         WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
           AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
-    ))
+    )))
 );
 
 -- name: now

@@ -108,10 +108,13 @@ class Settings(pydantic_settings.BaseSettings):
         "IMAGENET1K_V1",
         min_length=1,
         description="File (.safetensors, .pth), IMAGENET1K_V1 or IMAGENET1K_V2 (torchvision's; a bundle for V2 "
-        "must be trained first), or `untrained` (tests and trials, embedded database only).",
+        "must be trained first), or `untrained` (tests and trials, embedded database only). For a change between "
+        "backbones several, comma-separated; the first one counts where one is needed.",
     )
     bundle: pathlib.Path | None = pydantic.Field(
-        None, description="Folder of the model bundle; default: the shipped one that fits the weights."
+        None,
+        description="Folder of the model bundle that the first worker brings to a new database; default: the shipped "
+        "one that fits the weights. Later the database decides (`dedup model`).",
     )
     device: str = pydantic.Field("auto", description="auto, cpu, cuda or cuda:N.")
     embed_batch_size: int = pydantic.Field(16, ge=1, le=1024, description="Most photos in one forward pass.")
@@ -203,6 +206,12 @@ class Settings(pydantic_settings.BaseSettings):
         if value is not None and not value.startswith(known):
             raise ValueError(f"must start with one of {', '.join(known)}")
         return value
+
+    @property
+    def weights_sources(self) -> tuple[str, ...]:
+        """Each of the backbone weights at hand, at least one."""
+        parts = tuple(part.strip() for part in self.backbone_weights.split(",") if part.strip())
+        return parts or (self.backbone_weights,)
 
     @property
     def owner_database_url(self) -> str:

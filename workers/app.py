@@ -126,7 +126,7 @@ def publish_embed(photo: photos.Revision, queue: str = EMBED, *, again: bool = F
 def publish_embed_many(
     revisions: Sequence[photos.Revision], *, model_id: str | None = None, again: bool = False
 ) -> None:
-    """Ask for many photos to be embedded, behind live uploads. `model_id` None: by the worker's own model.
+    """Ask for many photos to be embedded, behind live uploads. `model_id`: by a worker that has this model.
 
     Raises:
         TransientError: the broker is away.

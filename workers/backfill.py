@@ -81,7 +81,7 @@ def run(
         total += backfill.settled
         with base.transaction() as connection:
             backfills.set_total(connection, backfill, total)
-    state = _State(base, source, backfill, total, began if source.again else None, report)
+    state = _State(base, source, backfill, total, began, report)
     pace = _Pace(rate)
     for page in source.pages(backfill.position, dry=False):
         waiting = page.photos
@@ -92,7 +92,7 @@ def run(
                 continue
             chunk, waiting = waiting[: min(room, _PHOTOS_A_TASK)], waiting[min(room, _PHOTOS_A_TASK) :]
             pace.wait(len(chunk))
-            publish_embed_many(chunk, again=source.again)
+            publish_embed_many(chunk, model_id=source.model_id, again=source.again)
             # Behind the last chunk of a page only is there a position to go on from.
             state.add(sources.Page(page.position if not waiting else "", chunk))
         state.pass_by(page)
@@ -111,13 +111,14 @@ class _State:
         source: sources.Source,
         backfill: backfills.Backfill,
         total: int | None,
-        again_since: datetime.datetime | None,
+        began: datetime.datetime,
         report: Report,
     ) -> None:
         self._base = base
         self._model_id = source.model_id
         self._backfill = backfill
-        self._again_since = again_since
+        self._began = began
+        self._again = source.again
         self._report = report
         self._published: collections.deque[_Published] = collections.deque()
         self.progress = Progress(backfill.settled, total, backfill.settled, 0, 0)
@@ -163,7 +164,7 @@ class _State:
             for item in self._published:
                 if item.unsettled:
                     item.unsettled = backfills.unsettled(
-                        connection, item.page.photos, self._model_id, self._again_since
+                        connection, item.page.photos, self._model_id, self._began, again=self._again
                     )
         self._looked = time.monotonic()
         self._advance()

@@ -55,6 +55,12 @@ def backfill(
     columns: Annotated[str, typer.Option(help="Columns of the inventory, as its fileSchema.")] = ",".join(
         listings.INVENTORY_COLUMNS
     ),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Photos that lack an embedding of this model (id or name); by default the active one."
+        ),
+    ] = None,
     rate: Annotated[float | None, typer.Option(min=0.01, help="At most so many photos a second.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
     restart: Annotated[
@@ -74,8 +80,12 @@ def backfill(
         raise typer.BadParameter("--bucket goes with --prefix and --inventory only")
     if (prefix or inventory) and not bucket:
         raise typer.BadParameter("--prefix and --inventory need --bucket")
-    if chosen > 1 or not (chosen or property_id or since or bucket):
-        raise typer.BadParameter("give one of --missing, --failed, --all, --bucket, or --property or --since")
+    if model and (bucket or failed or everything):
+        raise typer.BadParameter("--model goes with --missing, --property and --since only")
+    if chosen > 1 or not (chosen or property_id or since or bucket or model):
+        raise typer.BadParameter(
+            "give one of --missing, --failed, --all, --bucket, or --model, --property or --since"
+        )
     config = settings.get()
     with contextlib.closing(database.Database(config.database_url, pool_size=2, wait_seconds=10.0)) as base:
         source: sources.Source
@@ -83,9 +93,9 @@ def backfill(
             names = [name.strip() for name in columns.split(",")]
             source = sources.bucket(config, base, bucket, prefix, inventory or [], names)
         else:
-            what: backfills.What = "missing" if missing else "failed" if failed else "all"
+            what: backfills.What = "missing" if missing or model else "failed" if failed else "all"
             moment = since and since.replace(tzinfo=since.tzinfo or datetime.UTC)
-            source = sources.recorded(base, backfills.Selection(what, property_id, moment))
+            source = sources.recorded(base, backfills.Selection(what, property_id, moment), model)
         if dry_run:
             would = runner.estimate(source)
             _say(

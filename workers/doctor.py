@@ -81,10 +81,16 @@ def _schema(config: settings.Settings) -> str:
 
 
 def _model(config: settings.Settings) -> str:
-    row = database.ask(config.database_url, database.query("active_model"))
+    active = _active(config)
     return (
-        "{name} ({id}) is active".format(**row) if row else "none yet; the first embed worker brings its own"
+        f"{active['name']} ({active['id']}) is active"
+        if active
+        else "none yet; the first embed worker brings its own"
     )
+
+
+def _active(config: settings.Settings) -> database.Row | None:
+    return database.ask(config.database_url, database.query("active_model"))
 
 
 def _broker(url: str, variable: str, config: settings.Settings) -> str:
@@ -116,11 +122,26 @@ def _buckets(config: settings.Settings) -> str:
 
 
 def _weights(config: settings.Settings) -> str:
-    sha256 = weights.source_digest(config.backbone_weights)
-    model_bundle = bundle.load(config.bundle) if config.bundle else bundle.for_backbone(sha256)
-    if model_bundle.backbone.weights_sha256 != sha256:
+    found = {weights.source_digest(source): source for source in config.weights_sources}
+    shown = ", ".join(f"{source} ({sha256[:8]}…)" for sha256, source in found.items())
+    try:
+        active = _active(config)
+    except errors.DedupError:
+        # That is told by the checks of the database.
+        active = None
+    if active is not None and active["weights_sha256"] not in found:
+        raise errors.ConfigurationError(
+            f"The active model {active['name']} ({active['id']}) needs backbone weights {active['weights_name']} with "
+            f"SHA-256 {active['weights_sha256']}; DEDUP_BACKBONE_WEIGHTS are {shown}. Add their file there, "
+            "comma-separated; match workers need none."
+        )
+    if active is not None:
+        return f"{shown}; they fit the active model {active['name']} ({active['id']})"
+    first = next(iter(found))
+    model_bundle = bundle.load(config.bundle) if config.bundle else bundle.for_backbone(first)
+    if model_bundle.backbone.weights_sha256 not in found:
         raise errors.ConfigurationError(
             f"DEDUP_BUNDLE {model_bundle.name} is made for weights with SHA-256 "
-            f"{model_bundle.backbone.weights_sha256}, DEDUP_BACKBONE_WEIGHTS have {sha256}."
+            f"{model_bundle.backbone.weights_sha256}, DEDUP_BACKBONE_WEIGHTS are {shown}."
         )
-    return f"{config.backbone_weights} ({sha256[:8]}…), bundle {model_bundle.name} ({model_bundle.id})"
+    return f"{shown}, bundle {model_bundle.name} ({model_bundle.id})"

@@ -6,26 +6,12 @@ import concurrent.futures
 import dataclasses
 import functools
 import hashlib
-import os
 from typing import Any
 
 import structlog
-import torch
 
-from core import (
-    bundle,
-    database,
-    embedding,
-    errors,
-    fusing,
-    images,
-    models,
-    objects,
-    photos,
-    settings,
-    weights,
-)
-from workers import batching, isolation, logs, processes, tasks
+from core import database, errors, images, objects, photos, settings
+from workers import embedders, isolation, logs, tasks
 from workers.app import EMBED_BULK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -41,20 +27,20 @@ class Worker:
     config: settings.Settings
     database: database.Database
     s3: Any
-    bundle: bundle.Bundle
-    batcher: batching.Batcher
+    models: embedders.Embedders
     gate: isolation.Gate
     threads: concurrent.futures.Executor
     match_queue: str
 
     def embed(self, photo: photos.Revision, *, again: bool = False) -> bool:
-        """One attempt at a photo; whether it has its embedding now and is to be matched.
+        """One attempt at a photo, by all live models that it lacks; whether it is embedded now and is to be matched.
 
         A photo that can never be embedded is parked with its reason. One whose process was lost with it is tried
         alone. With `again`, an embedding that is there is computed anew.
 
         Raises:
             TransientError: it may work later.
+            ConfigurationError: this process lacks the active model's weights.
         """
         with self.gate.claim(photo) as free:
             if not free:
@@ -68,8 +54,17 @@ class Worker:
                 return self._finish(photo, self._begin(photo, alone=True, again=again))
 
     def _begin(self, photo: photos.Revision, *, alone: bool, again: bool) -> photos.Attempt | None:
-        with self.database.transaction() as connection:
-            return photos.begin_attempt(connection, photo, self.bundle.id, alone=alone, again=again)
+        while True:
+            known, unfit = self.models.known, self.models.unfit
+            with self.database.transaction() as connection:
+                attempt = photos.begin_attempt(
+                    connection, photo, known=known, unfit=unfit, alone=alone, again=again
+                )
+                if attempt is not None:
+                    self.models.check_active(attempt.active)
+            if attempt is None or known.issuperset(attempt.lacking):
+                return attempt
+            self.models.learn(attempt.lacking)
 
     def _finish(self, photo: photos.Revision, attempt: photos.Attempt | None) -> bool:
         if attempt is None:
@@ -83,9 +78,7 @@ class Worker:
                     "killed_worker",
                     f"Its worker was lost {attempt.lost} times while it was in hand, all but the first time alone.",
                 )
-            embedded = self._compute(attempt.bucket, attempt.key)
-            with self.database.transaction() as connection:
-                kept = photos.store(connection, photo, self.bundle.id, embedded)
+            kept = self._embed(photo, attempt)
         except errors.PermanentError as error:
             with self.database.transaction() as connection:
                 photos.fail(connection, photo, error.reason, str(error))
@@ -98,26 +91,48 @@ class Worker:
         log.info("photo_embedded", kept=kept)
         return kept
 
-    def _compute(self, bucket: str, key: str) -> photos.Embedded:
-        found = objects.fetch(self.s3, bucket, key, self.config.max_photo_bytes)
-        picture = images.decode(
-            found.data, size=self.bundle.input_size, max_pixels=self.config.max_photo_pixels
-        )
-        return photos.Embedded(
-            embedding=self.batcher.embed(picture.pixels),
-            etag=found.etag,
-            width=picture.width,
-            height=picture.height,
-            bytes=len(found.data),
-            sha256=hashlib.sha256(found.data).hexdigest(),
-        )
+    def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
+        found = objects.fetch(self.s3, attempt.bucket, attempt.key, self.config.max_photo_bytes)
+        sha256 = hashlib.sha256(found.data).hexdigest()
+        sizes: tuple[int, int] = (0, 0)
+
+        def decode(size: int) -> images.Pixels:
+            nonlocal sizes
+            picture = images.decode(found.data, size=size, max_pixels=self.config.max_photo_pixels)
+            sizes = (picture.width, picture.height)
+            return picture.pixels
+
+        # Other bytes than before: what is on record by other models is not of them either.
+        wanted = frozenset(attempt.lacking) if sha256 == attempt.sha256 else self.models.known
+        tried: frozenset[str] = frozenset()
+        kept = False
+        while wanted:
+            try:
+                embeddings = self.models.embed(decode, wanted, attempt.active)
+            except errors.PermanentError:
+                # What it has by now is to be matched.
+                if kept:
+                    break
+                raise
+            with self.database.transaction() as connection:
+                width, height = sizes
+                stored = photos.store(
+                    connection,
+                    photo,
+                    photos.Embedded(embeddings, found.etag, width, height, len(found.data), sha256),
+                )
+            kept, tried = stored.kept, tried | wanted
+            # A model that was put on record since the attempt began: its backfill may not look at this photo again.
+            self.models.learn(stored.lacking)
+            wanted = (frozenset(stored.lacking) & self.models.known) - tried
+        return kept
 
 
 _worker: Worker
 
 
 def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
-    """Load the backbone and its bundle, check that they and the database belong together.
+    """Load the database's models and their backbones, check that settings and database belong together.
 
     With `bulk` for backfills, whose matches keep behind those of live uploads, too.
 
@@ -125,43 +140,19 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         ConfigurationError: says what does not fit and the remedy.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
-    device = embedding.choose_device(config.device)
-    backbone = embedding.Backbone(weights.load(config.backbone_weights), device)
-    model_bundle = (
-        bundle.load(config.bundle) if config.bundle else bundle.for_backbone(backbone.weights_sha256)
-    )
-    bundle.check_backbone(model_bundle, backbone)
-    embedder = embedding.Embedder(backbone, model_bundle.fusion)
     base = database.Database(config.database_url, config.database_pool_size)
-    with base.transaction() as connection:
-        models.register(connection, model_bundle)
     _worker = Worker(
         config=config,
         database=base,
         s3=objects.client(config),
-        bundle=model_bundle,
-        batcher=batching.Batcher(
-            functools.partial(_forward, embedder), config.embed_batch_size, config.embed_batch_wait_seconds
-        ),
+        models=embedders.prepare(config, base),
         gate=isolation.Gate(),
         threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
         match_queue=MATCH_BULK if bulk else MATCH,
     )
     tasks.prepare(config, base)
-    log.info("embed_worker_ready", device=device, model=model_bundle.id, weights=backbone.weights_name)
+    log.info("embed_worker_ready")
     return _worker
-
-
-def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vectors:
-    """The forward pass. What fails in it is the device's fault: the pixels were checked."""
-    try:
-        return embedder.embed(pixels)
-    except torch.OutOfMemoryError as error:
-        raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
-    except torch.AcceleratorError as error:
-        # After a device-side fault every further call fails; only a new process gets the device back.
-        log.critical("device_lost", error=str(error))
-        os._exit(processes.EXIT_AWAY)
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed", **policy())
@@ -179,9 +170,13 @@ def embed_photo(
 def embed_many(
     self: tasks.PhotoTask, revisions: list[tuple[str, int, int]], model_id: str | None, again: bool
 ) -> None:
-    """Embed many photos; each one's fate is its own. `model_id` None: the model of the worker that takes it."""
-    if model_id not in {None, _worker.bundle.id}:
-        raise errors.TransientError(f"This worker has the model {_worker.bundle.id}, not {model_id}.")
+    """Embed many photos; each one's fate is its own. `model_id`: the worker that takes it must have this model."""
+    if model_id is not None:
+        _worker.models.learn([model_id])
+    if model_id in _worker.models.unfit:
+        raise errors.TransientError(
+            f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
+        )
     with logs.bound(task_id=self.request.id):
         one = functools.partial(_embed_one_of_many, again=again, task_id=self.request.id)
         for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):

@@ -127,7 +127,7 @@ def _load(
     folder = bundle_folder or config.bundle
     chosen = None if folder is None else bundle.load(folder)
     device = embedding.choose_device(config.device)
-    backbone = embedding.Backbone(weights.load(weights_source or config.backbone_weights), device)
+    backbone = embedding.Backbone(weights.load(weights_source or config.weights_sources[0]), device)
     chosen = chosen or bundle.for_backbone(backbone.weights_sha256)
     bundle.check_backbone(chosen, backbone)
     return chosen, features.Features(backbone, chosen.input_size, cache())

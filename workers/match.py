@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
 import structlog
 
-from core import bundle, database, errors, matching, models, settings
+from core import bundle, database, matching, models, registry, settings
 from workers import logs, tasks
 from workers.app import app, policy
 
@@ -20,30 +19,27 @@ class Worker:
 
     config: settings.Settings
     database: database.Database
-    bundles: Mapping[str, bundle.Bundle]
+    bundles: registry.Registry
 
 
 _worker: Worker
 
 
 def prepare(config: settings.Settings) -> Worker:
-    """Load the bundles at hand: the shipped ones and DEDUP_BUNDLE. Needs no backbone weights.
+    """Look which model is active. Needs no backbone weights, and no bundle but those of the database.
 
     Raises:
-        ConfigurationError: the database's active model is none of them.
+        ConfigurationError: DEDUP_BUNDLE is no live model of the database.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
-    at_hand = [*bundle.shipped().values()] + ([bundle.load(config.bundle)] if config.bundle else [])
-    bundles = {item.id: item for item in at_hand}
     base = database.Database(config.database_url, config.database_pool_size)
+    named = bundle.load(config.bundle) if config.bundle else None
     with base.transaction() as connection:
+        if named is not None:
+            models.check_named(connection, named)
+        models.fill_in(connection, {named.id: named} if named else {}, bundle.shipped_by_id)
         model = models.active(connection)
-    if model is not None and model.id not in bundles:
-        raise errors.ConfigurationError(
-            f"The database's active model is {model.name} ({model.id}), which is not among the shipped bundles; "
-            "set DEDUP_BUNDLE to its folder."
-        )
-    _worker = Worker(config=config, database=base, bundles=bundles)
+    _worker = Worker(config=config, database=base, bundles=registry.Registry())
     tasks.prepare(config, base)
     log.info("match_worker_ready", model=model.id if model else None)
     return _worker

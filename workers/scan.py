@@ -57,7 +57,7 @@ def choose_model(*, fall_back: bool) -> Model:
     config = settings.get()
     source = config.backbone_weights
     try:
-        sha256 = weights.source_digest(source)
+        sha256 = weights.source_digest(config.weights_sources[0])
     except weights.WeightsUnavailableError:
         # A bundle of the user's own would not fit the untrained weights.
         if not fall_back or config.bundle is not None:

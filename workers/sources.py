@@ -208,10 +208,20 @@ class Bucket:
             )
 
 
-def recorded(base: database.Database, selection: backfills.Selection) -> Recorded:
-    """Photos on record, measured by the active model."""
+def recorded(
+    base: database.Database, selection: backfills.Selection, model_name: str | None = None
+) -> Recorded:
+    """Photos on record, measured by a model, of its id or name; by the active one where none is named.
+
+    Raises:
+        ConfigurationError: there is no such model, or it is retired.
+    """
     with base.transaction() as connection:
-        model = models.active(connection)
+        model = models.find(connection, model_name) if model_name else models.active(connection)
+    if model is not None and model.status == "retired":
+        raise errors.ConfigurationError(
+            f"Model {model.name} ({model.id}) is retired; `dedup model add` its bundle first."
+        )
     return Recorded(base, selection, model.id if model else None)
 
 

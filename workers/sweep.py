@@ -1,7 +1,8 @@
 """The sweep: photos that wait longer than they should are published again.
 
 The database is the truth and the queues only carry it, so a lost message costs a delay and never a photo.
-Between two sweeps it applies the verdicts that the listing system records.
+Between two sweeps it applies the verdicts that the listing system records. After a change of the active model it lets
+the properties follow.
 """
 
 from __future__ import annotations
@@ -11,10 +12,13 @@ import contextlib
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import regrouping
+from workers import regrouping, switching
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
+
+_SWITCH_SECONDS = 10.0
+"""Of one sweep for properties that follow a change of the model; verdicts are applied in between."""
 
 
 def run(config: settings.Settings, every_seconds: float | None) -> None:
@@ -24,19 +28,20 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
         TransientError: the database or the broker is away, when sweeping once.
     """
     with contextlib.closing(database.Database(config.database_url, pool_size=1)) as base:
+        switcher = switching.Switcher(base)
         if every_seconds is None:
-            sweep(config, base)
+            sweep(config, base, switcher)
             return
         with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
             while True:
                 try:
-                    sweep(config, base)
+                    sweep(config, base, switcher)
                 except errors.TransientError as error:
                     log.warning("sweep_put_off", error=str(error))
                 regrouping.attend(base, listener, every_seconds)
 
 
-def sweep(config: settings.Settings, base: database.Database) -> int:
+def sweep(config: settings.Settings, base: database.Database, switcher: switching.Switcher) -> int:
     """One sweep; returns how many photos were published again."""
     regrouping.apply_waiting(base)
     with base.transaction() as connection:
@@ -47,4 +52,5 @@ def sweep(config: settings.Settings, base: database.Database) -> int:
         publish_match(photo.property_id, photo.photo_id)
     if embed or match:
         log.warning("overdue_published_again", embed=len(embed), match=len(match))
+    switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))
     return len(embed) + len(match)

@@ -73,7 +73,7 @@ def train(
     config = settings.get()
     logs.configure(config.log_level, "train")
     sets = [pairs.read(path) for path in pair_folders or []]
-    source = weights.load(weights_source or config.backbone_weights)
+    source = weights.load(weights_source or config.weights_sources[0])
     backbone = embedding.Backbone(source, embedding.choose_device(config.device))
     cache = learning_cli.cache()
     seen = features.Features(backbone, training.INPUT_SIZE, cache)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,14 @@ class Bundle:
     classifier = Cosine()
 
 
-BUNDLES: dict[str, Any] = {Bundle.id: Bundle()}
+class Bundles:
+    """Gives every model the same classifier."""
+
+    def get(self, connection: database.Connection, model_id: str) -> Bundle:
+        return Bundle()
+
+
+BUNDLES = Bundles()
 
 
 def new_property() -> str:
@@ -84,10 +92,12 @@ def embed(
     *,
     etag: str = "e1",
     sha256: str = "s",
+    model_ids: Sequence[str] = (Bundle.id,),
 ) -> bool:
     with base.transaction() as connection:
-        found = photos.Embedded(embedding, etag=etag, width=4, height=3, bytes=100, sha256=sha256)
-        return photos.store(connection, photo, Bundle.id, found)
+        embeddings = dict.fromkeys(model_ids, embedding)
+        found = photos.Embedded(embeddings, etag=etag, width=4, height=3, bytes=100, sha256=sha256)
+        return photos.store(connection, photo, found).kept
 
 
 def match(base: database.Database, photo: photos.Revision, neighbours: int = 50) -> int:

@@ -7,7 +7,7 @@ import time
 import psycopg
 import pytest
 
-from core import database, errors, events, matching
+from core import database, errors, events, matching, registry
 from tests.integration.conftest import Server
 from tests.integration.ledger import (
     BUNDLES,
@@ -135,12 +135,12 @@ def test_only_the_nearest_neighbours_are_compared(base: database.Database, prope
     assert flags(base, property_id) == {"new": "near"}
 
 
-def test_without_the_active_models_bundle_matching_is_put_off(
-    base: database.Database, property_id: str
-) -> None:
-    photo = add(base, property_id, "a", 1)
+def test_without_a_models_bundle_matching_is_put_off(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "a", 1)
+    photo = apply(base, event(property_id, "b")).photo
+    embed(base, photo, vector(1))
     with base.transaction() as connection, pytest.raises(errors.TransientError, match=Bundle.id):
-        matching.match(connection, property_id, photo.photo_id, {}, 10)
+        matching.match(connection, property_id, photo.photo_id, registry.Registry(), 10)
 
 
 def test_the_feed_holds_back_what_an_older_transaction_could_still_precede(

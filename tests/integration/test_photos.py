@@ -200,7 +200,7 @@ def test_a_stored_photo_is_not_failed_by_a_late_copy_of_its_task(
 def test_an_outage_is_not_the_photos_fault(base: database.Database, property_id: str) -> None:
     photo = apply(base, event(property_id, "a")).photo
     with base.transaction() as connection:
-        photos.begin_attempt(connection, photo, Bundle.id)
+        photos.begin_attempt(connection, photo, known=[Bundle.id])
         photos.excuse(connection, photo)
     assert row(base, photo)["attempts"] == 0
     for number in (1, 2):
@@ -221,7 +221,7 @@ def test_a_failed_photo_keeps_its_reason_and_a_new_upload_starts_over(
     assert (found["status"], found["failure"]) == ("failed", "corrupt")
     assert "bad" in found["failure_message"]
     with base.transaction() as connection:
-        assert photos.begin_attempt(connection, photo, Bundle.id) is None
+        assert photos.begin_attempt(connection, photo, known=[Bundle.id]) is None
     assert apply(base, event(property_id, "a", at=1)).photo.revision == 2
 
 
@@ -240,9 +240,9 @@ def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
 ) -> None:
     photo = apply(base, event(property_id, "a")).photo
 
-    def begin(**how: bool) -> photos.Attempt:
+    def begin(*, alone: bool = False, again: bool = False) -> photos.Attempt:
         with base.transaction() as connection:
-            attempt = photos.begin_attempt(connection, photo, Bundle.id, **how)
+            attempt = photos.begin_attempt(connection, photo, known=[Bundle.id], alone=alone, again=again)
         assert attempt is not None
         return attempt
 
@@ -299,7 +299,7 @@ def test_an_untrained_bundle_is_refused_by_a_real_database(base: database.Databa
 
     bundle: Any = Untrained()
     with base.transaction() as connection, pytest.raises(errors.ConfigurationError, match="untrained"):
-        models.register(connection, bundle)
+        models.add(connection, bundle)
 
 
 def test_a_database_that_is_away_is_a_transient_error() -> None:

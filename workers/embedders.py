@@ -1,0 +1,195 @@
+"""The models that an embed process embeds by: those of the database whose backbone weights it has.
+
+Models of one backbone and one input size share the forward pass. The process learns a model when a photo first lacks
+it, so one that is put on record while it runs needs no restart.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterable, Mapping
+
+import structlog
+import torch
+
+from core import bundle, database, embedding, errors, fusing, images, models, registry, settings, weights
+from workers import batching, processes
+
+log = structlog.get_logger()
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass:
+    """Models that share a forward pass; their embeddings lie side by side in what the batcher gives."""
+
+    size: int
+    models: tuple[bundle.Bundle, ...]
+    batcher: batching.Batcher
+
+    def embed(self, pixels: images.Pixels) -> dict[str, fusing.Vectors]:
+        """(dims,) float32 by each of the models. Raises as the batcher does."""
+        together = self.batcher.embed(pixels)
+        result, start = {}, 0
+        for item in self.models:
+            result[item.id] = together[start : start + item.dims]
+            start += item.dims
+        return result
+
+
+class Embedders:
+    """The models at hand; thread-safe, to be made once, in the process that uses it."""
+
+    def __init__(
+        self, config: settings.Settings, base: database.Database, device: str, sources: Mapping[str, str]
+    ) -> None:
+        """`sources`: the backbone weights at hand, by their digest."""
+        self._config = config
+        self._base = base
+        self._device = device
+        self._sources = sources
+        self._registry = registry.Registry()
+        self._backbones: dict[str, embedding.Backbone] = {}
+        self._passes: dict[tuple[str, int], Pass] = {}
+        self._known: dict[str, bundle.Bundle] = {}
+        self._unfit: dict[str, bundle.BackboneReference] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def known(self) -> frozenset[str]:
+        """Models that this process embeds by."""
+        return frozenset(self._known)
+
+    @property
+    def unfit(self) -> frozenset[str]:
+        """Models whose backbone weights this process lacks."""
+        return frozenset(self._unfit)
+
+    def learn(self, model_ids: Iterable[str]) -> None:
+        """Read models from the database, with the backbone of each; those already met are passed over.
+
+        Raises:
+            TransientError: a model's bundle cannot be had yet.
+        """
+        with self._lock:
+            for model_id in model_ids:
+                if model_id in self._known or model_id in self._unfit:
+                    continue
+                with self._base.transaction() as connection:
+                    found = self._registry.get(connection, model_id)
+                if found.backbone.weights_sha256 in self._sources:
+                    self._join(found)
+                else:
+                    self._unfit[model_id] = found.backbone
+                    log.warning(
+                        "model_left_out",
+                        model=model_id,
+                        name=found.name,
+                        weights=found.backbone.weights_name,
+                        sha256=found.backbone.weights_sha256,
+                    )
+
+    def check_active(self, model_id: str | None) -> None:
+        """Refuse to go on without the active model's weights.
+
+        Raises:
+            ConfigurationError: names them.
+        """
+        if model_id in self._unfit:
+            lacking = self._unfit[model_id]
+            raise errors.ConfigurationError(
+                f"The database's active model {model_id} needs backbone weights {lacking.weights_name} with SHA-256 "
+                f"{lacking.weights_sha256}; DEDUP_BACKBONE_WEIGHTS={self._config.backbone_weights} has them not. "
+                "Add their file there, comma-separated."
+            )
+
+    def embed(
+        self, decode: Callable[[int], images.Pixels], model_ids: Iterable[str], active: str | None
+    ) -> dict[str, fusing.Vectors]:
+        """One photo by several models: (dims,) float32 by each.
+
+        What a candidate cannot embed is left out with a warning, as long as another model can.
+
+        Args:
+            decode: gives the photo's pixels for an input size.
+            model_ids: the models, all of them known.
+            active: the model that must not be left out.
+
+        Raises:
+            PermanentError: no model can embed it, or not the active one.
+        """
+        wanted = frozenset(model_ids)
+        result: dict[str, fusing.Vectors] = {}
+        failure: errors.PermanentError | None = None
+        for item in list(self._passes.values()):
+            of_it = wanted & {model.id for model in item.models}
+            if not of_it:
+                continue
+            try:
+                found = item.embed(decode(item.size))
+            except errors.PermanentError as error:
+                if active in of_it:
+                    raise
+                log.warning("candidate_failed", models=sorted(of_it), reason=error.reason, error=str(error))
+                failure = error
+            else:
+                result |= {model_id: found[model_id] for model_id in of_it}
+        if failure is not None and not result:
+            raise failure
+        return result
+
+    def _join(self, found: bundle.Bundle) -> None:
+        sha256 = found.backbone.weights_sha256
+        if sha256 not in self._backbones:
+            self._backbones[sha256] = embedding.Backbone(weights.load(self._sources[sha256]), self._device)
+        before = self._passes.get((sha256, found.input_size))
+        together = (*(before.models if before else ()), found)
+        fusions = [item.fusion for item in together]
+        # The batcher before finishes what it has; its idle thread is all that stays of it.
+        batcher = batching.Batcher(
+            functools.partial(_forward, self._backbones[sha256], fusions),
+            self._config.embed_batch_size,
+            self._config.embed_batch_wait_seconds,
+        )
+        self._passes[sha256, found.input_size] = Pass(found.input_size, together, batcher)
+        self._known[found.id] = found
+
+
+def prepare(config: settings.Settings, base: database.Database) -> Embedders:
+    """What this process embeds by. The first one of a database brings the active model.
+
+    Raises:
+        ConfigurationError: says what does not fit and the remedy.
+    """
+    device = embedding.choose_device(config.device)
+    sources = {weights.source_digest(source): source for source in config.weights_sources}
+    named = bundle.load(config.bundle) if config.bundle else None
+
+    def first() -> bundle.Bundle:
+        return bundle.for_backbone(next(iter(sources)))
+
+    with base.transaction() as connection:
+        active = models.start(connection, named, first, bundle.shipped_by_id)
+        live = [model for model in models.every(connection) if model.status != "retired"]
+    embedders = Embedders(config, base, device, sources)
+    # A candidate from before bundles were kept in the database waits for whoever has it.
+    embedders.learn(model.id for model in live if model.has_bundle or model.id == active.id)
+    embedders.check_active(active.id)
+    log.info("embed_models", device=device, active=active.id, models=sorted(embedders.known))
+    return embedders
+
+
+def _forward(
+    backbone: embedding.Backbone, fusions: list[fusing.Fusion], pixels: images.Pixels
+) -> fusing.Vectors:
+    """The forward pass. What fails in it is the device's fault: the pixels were checked."""
+    try:
+        return embedding.embed_by(backbone, fusions, pixels)
+    except torch.OutOfMemoryError as error:
+        raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
+    except torch.AcceleratorError as error:
+        # After a device-side fault every further call fails; only a new process gets the device back.
+        log.critical("device_lost", error=str(error))
+        os._exit(processes.EXIT_AWAY)
