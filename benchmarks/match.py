@@ -27,7 +27,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import results
-from core import bundle, database, matching, models, registry, schema
+from core import bundle, database, fusing, matching, models, registry, schema
 from workers import embedded_postgres
 
 PROPERTY_PHOTOS = 20
@@ -56,7 +56,7 @@ class Table:
         self._bundles = registry.Registry()
         self.photos = 0
         self._random = np.random.default_rng(0)
-        self._vectors = self._random.normal(size=(HNSW_ROWS, self.bundle.dims)).astype(np.float16)
+        self._vectors = photos_like(self._random, HNSW_ROWS, self.bundle.fusion.layout)
         self._owner = psycopg.connect(self.postgres.url(), autocommit=True)
         pgvector.psycopg.register_vector(self._owner)
 
@@ -103,10 +103,9 @@ class Table:
         for number in range(start, end):
             vector = self._vectors[self._random.integers(HNSW_ROWS)]
             if number % 10 == 9:
-                vector = previous + (np.float16(0.05) * self._vectors[self._random.integers(HNSW_ROWS)])
+                vector = previous + np.float16(0.3) * vector
             previous = vector
-            unit = vector.astype(np.float32)
-            yield f"{prefix}-{number // property_photos}", f"{prefix}/{number}", unit / np.linalg.norm(unit)
+            yield f"{prefix}-{number // property_photos}", f"{prefix}/{number}", vector.astype(np.float32)
 
     def some(self, count: int, prefix: str) -> list[Photo]:
         """Random photos of the properties with that prefix."""
@@ -193,6 +192,18 @@ class Table:
             "recall": "" if recall is None else round(recall, 3),
             "index_build_s": "",
         }
+
+
+def photos_like(random: np.random.Generator, count: int, layout: fusing.Layout) -> npt.NDArray[np.float16]:
+    """(count, dims) random embeddings of photos that have nothing in common: each part of them has norm 1."""
+    vectors = random.normal(size=(count, layout.dims)).astype(np.float32)
+    for part in layout.slices.values():
+        vectors[:, part] = fusing.unit(vectors[:, part])
+    cells = fusing.unit(vectors[:, layout.cells].reshape(count, fusing.CELLS, layout.cell))
+    vectors[:, layout.cells] = cells.reshape(count, -1) / np.sqrt(fusing.CELLS)
+    vectors /= np.sqrt(len(layout.levels) + 1)
+    vectors[:, layout.drawing] = -0.02
+    return vectors.astype(np.float16)
 
 
 def timed(work: Callable[[Photo], None], photos: Sequence[Photo]) -> Milliseconds:

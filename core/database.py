@@ -6,7 +6,7 @@ import functools
 import importlib.resources
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,17 @@ class Database:
 def execute(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
     """Run a named query."""
     return connection.execute(query(name), parameters)
+
+
+def execute_binary(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+    """Run a named query whose rows hold embeddings: as text, reading one takes a hundred times as long."""
+    return connection.execute(query(name), parameters, binary=True)
+
+
+def execute_many(connection: Connection, name: str, rows: Sequence[Row]) -> None:
+    """Run a named query without results once for each row of parameters, in one round trip."""
+    with connection.cursor() as cursor:
+        cursor.executemany(query(name), rows)
 
 
 def ask(url: str, statement: bytes) -> Row | None:

@@ -60,7 +60,7 @@ def match(
     photo = {"property_id": property_id, "photo_id": photo_id}
     if database.execute(connection, "lock_embedded", **photo).fetchone() is None:
         return 0
-    embedded = database.execute(connection, "embeddings", **photo).fetchall()
+    embedded = database.execute_binary(connection, "embeddings", **photo).fetchall()
     if not embedded:
         return 0
     kept = sum(
@@ -82,7 +82,7 @@ def _match_by(
     decider: Decider,
     neighbours: int,
 ) -> int:
-    found = database.execute(
+    found = database.execute_binary(
         connection,
         "neighbours",
         property_id=property_id,
@@ -96,25 +96,25 @@ def _match_by(
     vector = own["embedding"].to_numpy().astype(np.float32)[None]
     others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
     similarities = others @ vector[0]
-    kept = 0
-    for row, similarity, score in zip(
-        found, similarities, decider.classifier.score(vector, others), strict=True
-    ):
+    scores = decider.classifier.score(vector, others)
+    kept = []
+    for row, similarity, score in zip(found, similarities, scores, strict=True):
         if score < own["review_threshold"]:
             continue
         photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
-        database.execute(
-            connection,
-            "store_pair",
-            property_id=property_id,
-            photo_a=photo_a,
-            photo_b=photo_b,
-            model_id=own["model_id"],
-            similarity=float(similarity),
-            score=float(score),
+        kept.append(
+            {
+                "property_id": property_id,
+                "photo_a": photo_a,
+                "photo_b": photo_b,
+                "model_id": own["model_id"],
+                "similarity": float(similarity),
+                "score": float(score),
+            }
         )
-        kept += 1
-    return kept
+    if kept:
+        database.execute_many(connection, "store_pair", kept)
+    return len(kept)
 
 
 def regroup(connection: database.Connection, property_id: str) -> str | None:
