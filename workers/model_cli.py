@@ -144,8 +144,10 @@ def activate(name: ModelArgument, as_json: JsonOption = False) -> None:
     Stopped by Ctrl-C or a crash, the same command goes on, and so does `dedup sweep`. Going back is
     `dedup model activate` of the one before.
     """
-    from workers import switching
+    from workers import logs, switching
 
+    # To stderr: which property is locked by somebody, and put off.
+    logs.configure("warning", "model")
     with _database() as base:
         with base.transaction() as connection:
             model = models.find(connection, name)
