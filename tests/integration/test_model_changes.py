@@ -263,6 +263,37 @@ def test_properties_that_cannot_switch_keep_no_other_waiting(
         assert model_changes.count_behind(connection) == 0
 
 
+def test_one_who_is_stopped_loses_nothing(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switching, "_PAGE_PROPERTIES", 2)
+    places = [ledger.new_property() for _ in range(5)]
+    for place in places:
+        add(base, place, "a", 0, old=(1,), new=(1,))
+    activate(base, NEW)
+    stopped = switching.Switcher(base)
+    assert stopped.page() == (2, 2)
+    assert sorted(shown(base, place) or "" for place in places) == sorted([NEW] * 2 + [OLD] * 3)
+    activate(base, NEW)
+    assert switch(base) == 3
+
+
+def test_photos_that_hold_up_the_change_can_be_parked(base: database.Database, place: str) -> None:
+    add(base, place, "a", 0, old=(1,), new=(1,))
+    good = add(base, place, "b", 1, old=(1,), new=(1,))
+    stuck = add(base, place, "c", 2, old=(1,))
+    assert ledger.flags(base, place) == {"b": "a", "c": "a"}
+
+    def park(photo: photos.Revision) -> bool:
+        with base.transaction() as connection:
+            return photos.park_lacking(connection, photo, NEW)
+
+    assert [park(good), park(stuck), park(stuck)] == [False, True, False]
+    row = ledger.row(base, stuck)
+    assert (row["status"], row["failure"]) == ("failed", "lacks_model")
+    assert ledger.flags(base, place) == {"b": "a"}
+    activate(base, NEW)
+    assert switch(base) == 1
+
+
 def test_an_embedding_of_a_model_that_was_retired_meanwhile_is_not_kept(
     base: database.Database, place: str
 ) -> None:
