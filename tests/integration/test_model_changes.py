@@ -153,6 +153,33 @@ def test_a_further_embedding_is_to_be_matched_too(base: database.Database, place
     assert ledger.row(base, photo)["matched_at"] is not None
 
 
+def test_an_embedding_that_comes_while_the_photo_is_matched_is_not_taken_for_matched(
+    base: database.Database, server: Server, place: str
+) -> None:
+    photo = ledger.apply(base, ledger.event(place, "a")).photo
+    store(base, photo, old=(1,))
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        psycopg.connect(server.url("test_model_changes"), autocommit=True) as watcher,
+    ):
+        storing: list[concurrent.futures.Future[photos.Stored]] = []
+
+        class Meanwhile(ledger.Bundles):
+            """The further embedding comes after matching has read which there are."""
+
+            def get(self, connection: database.Connection, model_id: str) -> ledger.Bundle:
+                storing.append(pool.submit(store, base, photo, new=(1,)))
+                while not storing[0].done() and watcher.execute(waiting).fetchone() is None:
+                    pass
+                return super().get(connection, model_id)
+
+        with base.transaction() as connection:
+            matching.match(connection, place, photo.photo_id, Meanwhile(), 50)
+        assert storing[0].result(30).kept
+    assert ledger.row(base, photo)["matched_at"] is None
+
+
 def test_activation_is_refused_while_photos_lack_the_model(base: database.Database, place: str) -> None:
     photo = add(base, place, "a", 0, old=(1,))
     ledger.apply(base, ledger.event(place, "pending"))
