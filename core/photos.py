@@ -291,6 +291,20 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
         database.execute(connection, "looked_at", **ids)
 
 
+def park_lacking(connection: database.Connection, photo: Revision, model_id: str) -> bool:
+    """Park an embedded photo as failed that lacks an embedding of a model; whether it did.
+
+    To be run alone in its transaction.
+    """
+    database.execute(connection, "lock_property", property_id=photo.property_id)
+    ids = dataclasses.asdict(photo)
+    message = f"It could not be embedded by model {model_id}."
+    if not database.execute(connection, "park_lacking", **ids, model_id=model_id, message=message).fetchone():
+        return False
+    _forget(connection, photo.property_id, photo.photo_id)
+    return True
+
+
 def remove(connection: database.Connection, photo: Revision, reason: str | None) -> None:
     """Take a photo out and repair its group in the same transaction; its row stays, with its sequencer.
 

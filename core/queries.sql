@@ -127,6 +127,16 @@ SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, upda
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
 RETURNING id;
 
+-- name: park_lacking
+UPDATE photo
+SET status = 'failed', failure = 'lacks_model', failure_message = %(message)s, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded'
+  AND NOT EXISTS (
+      SELECT FROM photo_embedding
+      WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = %(model_id)s
+  )
+RETURNING id;
+
 -- name: excuse
 UPDATE photo
 SET attempts = greatest(attempts - 1, 0)

@@ -54,7 +54,7 @@ class Embedders:
         self._backbones: dict[str, embedding.Backbone] = {}
         self._passes: dict[tuple[str, int], Pass] = {}
         self._known: dict[str, bundle.Bundle] = {}
-        self._unfit: dict[str, bundle.BackboneReference] = {}
+        self._unfit: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -64,7 +64,7 @@ class Embedders:
 
     @property
     def unfit(self) -> frozenset[str]:
-        """Models whose backbone weights this process lacks."""
+        """Models that this process cannot embed by, such as those whose backbone weights it lacks."""
         return frozenset(self._unfit)
 
     def learn(self, model_ids: Iterable[str]) -> None:
@@ -77,33 +77,23 @@ class Embedders:
             for model_id in model_ids:
                 if model_id in self._known or model_id in self._unfit:
                     continue
-                with self._base.transaction() as connection:
-                    found = self._registry.get(connection, model_id)
-                if found.backbone.weights_sha256 in self._sources:
+                try:
+                    with self._base.transaction() as connection:
+                        found = self._registry.get(connection, model_id)
                     self._join(found)
-                else:
-                    self._unfit[model_id] = found.backbone
-                    log.warning(
-                        "model_left_out",
-                        model=model_id,
-                        name=found.name,
-                        weights=found.backbone.weights_name,
-                        sha256=found.backbone.weights_sha256,
-                    )
+                except errors.ConfigurationError as error:
+                    # A candidate of a newer version, say, must not keep photos from the active model.
+                    self._unfit[model_id] = str(error)
+                    log.warning("model_left_out", model=model_id, error=str(error))
 
     def check_active(self, model_id: str | None) -> None:
-        """Refuse to go on without the active model's weights.
+        """Refuse to go on where this process cannot embed by the active model.
 
         Raises:
-            ConfigurationError: names them.
+            ConfigurationError: says why not, and the remedy.
         """
         if model_id in self._unfit:
-            lacking = self._unfit[model_id]
-            raise errors.ConfigurationError(
-                f"The database's active model {model_id} needs backbone weights {lacking.weights_name} with SHA-256 "
-                f"{lacking.weights_sha256}; DEDUP_BACKBONE_WEIGHTS={self._config.backbone_weights} has them not. "
-                "Add their file there, comma-separated."
-            )
+            raise errors.ConfigurationError(f"The active model {model_id}: {self._unfit[model_id]}")
 
     def embed(
         self, decode: Callable[[int], images.Pixels], model_ids: Iterable[str], active: str | None
@@ -141,7 +131,14 @@ class Embedders:
         return result
 
     def _join(self, found: bundle.Bundle) -> None:
-        sha256 = found.backbone.weights_sha256
+        wanted = found.backbone
+        sha256 = wanted.weights_sha256
+        if sha256 not in self._sources:
+            raise errors.ConfigurationError(
+                f"Model {found.name} ({found.id}) needs backbone weights {wanted.weights_name} with SHA-256 {sha256}; "
+                f"DEDUP_BACKBONE_WEIGHTS={self._config.backbone_weights} has them not. Add their file there, "
+                "comma-separated."
+            )
         if sha256 not in self._backbones:
             self._backbones[sha256] = embedding.Backbone(weights.load(self._sources[sha256]), self._device)
         before = self._passes.get((sha256, found.input_size))

@@ -138,17 +138,28 @@ def compare(
         )
 
 
-def activate(name: ModelArgument, as_json: JsonOption = False) -> None:
+def activate(
+    name: ModelArgument,
+    park_missing: Annotated[
+        bool,
+        typer.Option("--park-missing", help="Photos that lack it are parked as failed (reason lacks_model)."),
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Make a candidate the active model; properties follow one by one. The one before stays a candidate.
 
     Stopped by Ctrl-C or a crash, the same command goes on, and so does `dedup sweep`. Going back is
     `dedup model activate` of the one before.
     """
-    from workers import switching
+    from workers import logs, switching
 
+    # To stderr: which property is locked by somebody, and put off.
+    logs.configure("warning", "model")
     with _database() as base:
         with base.transaction() as connection:
             model = models.find(connection, name)
+        parked = _park(base, model) if park_missing else 0
+        with base.transaction() as connection:
             model_changes.activate(connection, model)
         with base.transaction() as connection:
             total = model_changes.count_behind(connection)
@@ -170,9 +181,11 @@ def activate(name: ModelArgument, as_json: JsonOption = False) -> None:
         with base.transaction() as connection:
             waiting = model_changes.count_behind(connection)
     if as_json:
-        print(json.dumps({"model": model.id, "switched": switched, "waiting": waiting}))
+        print(json.dumps({"model": model.id, "switched": switched, "waiting": waiting, "parked": parked}))
         return
     _say(f"Model {model.name} ({model.id}) is active; {switched} properties follow it now.")
+    if parked:
+        _say(f"{parked} photos that lack it are parked as failed: `dedup dead-letters --reason lacks_model`.")
     if waiting:
         _say(
             f"{waiting} properties wait until their photos are embedded and matched by it; `dedup sweep` sees to them."
@@ -205,6 +218,25 @@ def retire(name: ModelArgument, as_json: JsonOption = False) -> None:
         "deleted. Autovacuum makes their room free for new rows; VACUUM FULL photo_embedding, pair gives it back to "
         "the disk, and locks these tables meanwhile."
     )
+
+
+def _park(base: database.Database, model: models.Model) -> int:
+    from core import backfills, photos
+
+    if model.status != "candidate":
+        return 0
+    position, parked = "", 0
+    while True:
+        with base.transaction() as connection:
+            found = backfills.page(
+                connection, backfills.Selection("missing"), model.id, position, _PURGE_PHOTOS
+            )
+        if not found:
+            return parked
+        for photo in found:
+            with base.transaction() as connection:
+                parked += photos.park_lacking(connection, photo, model.id)
+        position = backfills.position_of(found[-1])
 
 
 def _purge(base: database.Database, model_id: str, what: Literal["embeddings", "pairs"]) -> Iterator[int]:

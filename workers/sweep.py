@@ -52,5 +52,7 @@ def sweep(config: settings.Settings, base: database.Database, switcher: switchin
         publish_match(photo.property_id, photo.photo_id)
     if embed or match:
         log.warning("overdue_published_again", embed=len(embed), match=len(match))
-    switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))
+    switched = switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))
+    if switched:
+        log.info("properties_switched", properties=switched)
     return len(embed) + len(match)

@@ -51,8 +51,6 @@ class Switcher:
             else:
                 switched += active is not None and shown == active.id
         self.after = found[-1] if len(found) == _PAGE_PROPERTIES else ""
-        if switched:
-            log.info("properties_switched", properties=switched, model=active.id if active else None)
         return len(found), switched
 
     def round(self) -> Iterator[tuple[int, int]]:

@@ -125,7 +125,12 @@ def test_from_one_model_to_another_and_back(own: acceptance.System, tmp_path: pa
         assert sample["old_duplicate_of"] == acceptance.key_of("before", "0.jpg")
         assert set(seen) == {(2, 0)}, "until then the reader has seen nothing of it"
 
-        assert dedup(own, "model", "activate", new) == {"model": new, "switched": 3, "waiting": 0}
+        assert dedup(own, "model", "activate", new) == {
+            "model": new,
+            "switched": 3,
+            "waiting": 0,
+            "parked": 0,
+        }
         assert own.flags("before") == own.flags("during") == {}
         assert own.flags("judged") == {"1.jpg": "0.jpg"}
         acceptance.until(lambda: (0, 3) in seen, "the reader sees the new one")

@@ -191,8 +191,20 @@ def test_models_of_one_backbone_share_the_pass_and_give_what_each_alone_gives(
         ours.learn([foreign.id])
     assert logs == [], "it says so once"
     ours.check_active(first.id)
-    with pytest.raises(errors.ConfigurationError, match=f"SHA-256 {OTHER_SHA256}.*comma-separated"):
+    with pytest.raises(errors.ConfigurationError, match=rf"SHA-256 {OTHER_SHA256}.*comma-separated"):
         ours.check_active(foreign.id)
+
+
+def test_a_candidate_that_cannot_be_read_is_left_out(
+    base: database.Database, first: bundle.Bundle, second: bundle.Bundle
+) -> None:
+    start(base)
+    add(base, second)
+    # As a newer version might write it.
+    card = second.files.card.replace(b'"format": 2', b'"format": 99')
+    run(base, "UPDATE model SET bundle_card = %s WHERE id = %s", card, second.id)
+    ours = embedders.prepare(config(), base)
+    assert (ours.known, ours.unfit) == (frozenset([first.id]), frozenset([second.id]))
 
 
 def test_what_is_a_drawing_to_one_fusion_need_not_be_one_to_another(first: bundle.Bundle) -> None:

@@ -153,6 +153,33 @@ def test_a_further_embedding_is_to_be_matched_too(base: database.Database, place
     assert ledger.row(base, photo)["matched_at"] is not None
 
 
+def test_an_embedding_that_comes_while_the_photo_is_matched_is_not_taken_for_matched(
+    base: database.Database, server: Server, place: str
+) -> None:
+    photo = ledger.apply(base, ledger.event(place, "a")).photo
+    store(base, photo, old=(1,))
+    waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with (
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        psycopg.connect(server.url("test_model_changes"), autocommit=True) as watcher,
+    ):
+        storing: list[concurrent.futures.Future[photos.Stored]] = []
+
+        class Meanwhile(ledger.Bundles):
+            """The further embedding comes after matching has read which there are."""
+
+            def get(self, connection: database.Connection, model_id: str) -> ledger.Bundle:
+                storing.append(pool.submit(store, base, photo, new=(1,)))
+                while not storing[0].done() and watcher.execute(waiting).fetchone() is None:
+                    pass
+                return super().get(connection, model_id)
+
+        with base.transaction() as connection:
+            matching.match(connection, place, photo.photo_id, Meanwhile(), 50)
+        assert storing[0].result(30).kept
+    assert ledger.row(base, photo)["matched_at"] is None
+
+
 def test_activation_is_refused_while_photos_lack_the_model(base: database.Database, place: str) -> None:
     photo = add(base, place, "a", 0, old=(1,))
     ledger.apply(base, ledger.event(place, "pending"))
@@ -261,6 +288,37 @@ def test_properties_that_cannot_switch_keep_no_other_waiting(
             matching.match(connection, photo.property_id, photo.photo_id, ledger.BUNDLES, 50)
     with base.transaction() as connection:
         assert model_changes.count_behind(connection) == 0
+
+
+def test_one_who_is_stopped_loses_nothing(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(switching, "_PAGE_PROPERTIES", 2)
+    places = [ledger.new_property() for _ in range(5)]
+    for place in places:
+        add(base, place, "a", 0, old=(1,), new=(1,))
+    activate(base, NEW)
+    stopped = switching.Switcher(base)
+    assert stopped.page() == (2, 2)
+    assert sorted(shown(base, place) or "" for place in places) == sorted([NEW] * 2 + [OLD] * 3)
+    activate(base, NEW)
+    assert switch(base) == 3
+
+
+def test_photos_that_hold_up_the_change_can_be_parked(base: database.Database, place: str) -> None:
+    add(base, place, "a", 0, old=(1,), new=(1,))
+    good = add(base, place, "b", 1, old=(1,), new=(1,))
+    stuck = add(base, place, "c", 2, old=(1,))
+    assert ledger.flags(base, place) == {"b": "a", "c": "a"}
+
+    def park(photo: photos.Revision) -> bool:
+        with base.transaction() as connection:
+            return photos.park_lacking(connection, photo, NEW)
+
+    assert [park(good), park(stuck), park(stuck)] == [False, True, False]
+    row = ledger.row(base, stuck)
+    assert (row["status"], row["failure"]) == ("failed", "lacks_model")
+    assert ledger.flags(base, place) == {"b": "a"}
+    activate(base, NEW)
+    assert switch(base) == 1
 
 
 def test_an_embedding_of_a_model_that_was_retired_meanwhile_is_not_kept(
