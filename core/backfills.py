@@ -32,12 +32,16 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Backfill:
-    """One that is under way: everything up to `position` is done, `settled` photos of `total` (None: unknown)."""
+    """One that is under way: everything up to `position` is done, `settled` photos of `total` (None: unknown).
+
+    `started_at` is the time of the database when it began, however often it was stopped since.
+    """
 
     id: int
     position: str
     settled: int
     total: int | None
+    started_at: datetime.datetime
 
 
 def start(connection: database.Connection, selection: str) -> Backfill:
@@ -102,17 +106,10 @@ def unsettled(
     again_since: datetime.datetime | None,
 ) -> int:
     """How many of these photos are still to be embedded (of a model; anew since a time, where one is given)."""
-    again = {"again": again_since is not None, "published_at": again_since}
-    row = database.execute(connection, "unsettled", **_arrays(chosen), model_id=model_id, **again).fetchone()
+    row = database.execute(
+        connection, "unsettled", **_arrays(chosen), model_id=model_id, again=again_since
+    ).fetchone()
     return int(row["photos"]) if row else 0
-
-
-def now(connection: database.Connection) -> datetime.datetime:
-    """The database's time."""
-    row = database.execute(connection, "now").fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    moment: datetime.datetime = row["now"]
-    return moment
 
 
 def _parameters(selection: Selection, model_id: str | None, position: str) -> dict[str, object]:

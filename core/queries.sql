@@ -63,7 +63,8 @@ INSERT INTO rejected_event (reason, message, body) VALUES (%(reason)s, %(message
 -- name: begin_attempt
 -- A photo whose process was lost with it is counted again only when it is tried alone.
 WITH before AS (
-    SELECT property_id, id, attempts, NOT %(again)s AND status = 'embedded' AND EXISTS (
+    SELECT property_id, id, attempts, status = 'embedded'
+        AND (%(again)s::timestamptz IS NULL OR updated_at >= %(again)s::timestamptz) AND EXISTS (
         SELECT FROM photo_embedding
         WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s AND model_id = %(model_id)s
     ) AS embedded
@@ -97,9 +98,11 @@ ON CONFLICT (property_id, photo_id, model_id)
 DO UPDATE SET revision = excluded.revision, embedding = excluded.embedding;
 
 -- name: failed
+-- Who comes to an end with a photo that was parked as one that kills its worker knows better.
 UPDATE photo
 SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, updated_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND (status = 'pending' OR (status = 'failed' AND failure = 'killed_worker'))
 RETURNING id;
 
 -- name: excuse
@@ -107,9 +110,16 @@ UPDATE photo
 SET attempts = greatest(attempts - 1, 0)
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
 
--- name: postpone
+-- name: unpark
 UPDATE photo
-SET postponed = postponed + 1
+SET status = 'pending', failure = NULL, failure_message = NULL, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND status = 'failed' AND failure = 'killed_worker';
+
+-- name: postpone
+-- Once a round, however many copies of its task there are.
+UPDATE photo
+SET postponed = greatest(postponed, %(round)s + 1)
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
 RETURNING postponed;
 
@@ -129,7 +139,7 @@ UPDATE photo
 SET updated_at = now()
 FROM chosen
 WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
-RETURNING photo.property_id, photo.id, photo.revision, photo.status, chosen.updated_at AS waits_since;
+RETURNING photo.property_id, photo.id, photo.revision, photo.status, photo.postponed, chosen.updated_at AS waits_since;
 
 -- name: embedding
 SELECT embedding
@@ -376,7 +386,7 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revis
 INSERT INTO backfill (selection) VALUES (%(selection)s)
 ON CONFLICT (selection) WHERE finished_at IS NULL
 DO UPDATE SET updated_at = now()
-RETURNING id, position, settled, total;
+RETURNING id, position, settled, total, started_at;
 
 -- name: backfill_total
 UPDATE backfill SET total = %(total)s, updated_at = now() WHERE id = %(id)s;
@@ -439,16 +449,13 @@ FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[])
 JOIN photo USING (property_id, id, revision)
 WHERE photo.postponed = 0 AND (
     photo.status = 'pending'
-    OR (%(again)s AND photo.status = 'embedded' AND photo.updated_at < %(published_at)s)
+    OR (photo.status = 'embedded' AND photo.updated_at < %(again)s::timestamptz)
     OR (photo.status = 'embedded' AND NOT EXISTS (
         SELECT FROM photo_embedding
         WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
           AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
     ))
 );
-
--- name: now
-SELECT now() AS now;
 
 -- name: known_objects
 -- Over all properties: one page of a bucket against what is on record of it.

@@ -82,7 +82,8 @@ class Settings(pydantic_settings.BaseSettings):
     )
     key_pattern: str = pydantic.Field(
         r"properties/(?P<property>[^/]+)/photos/(?P<name>.+)",
-        description="Full match on the object key; the named groups `property` and `name` are needed.",
+        description="Full match on the object key, in which a dot stands for any character; the named groups "
+        "`property` and `name` are needed.",
     )
     buckets: Annotated[tuple[str, ...], pydantic_settings.NoDecode] = pydantic.Field(
         ("photos",),
@@ -179,7 +180,7 @@ class Settings(pydantic_settings.BaseSettings):
     @classmethod
     def _named_groups(cls, value: str) -> str:
         try:
-            groups = re.compile(value).groupindex
+            groups = re.compile(value, re.DOTALL).groupindex
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         missing = {"property", "name"} - set(groups)
