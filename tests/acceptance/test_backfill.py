@@ -167,17 +167,18 @@ def test_stopped_and_started_again(system: acceptance.System, property_id: str, 
         return [line["photo_id"] for line in lines if line["photo_id"] in ids]
 
     for how in (signal.SIGINT, signal.SIGKILL):
+        # What the run before left in the queue is done meanwhile, and is not this one's.
+        system.settle()
         done = len(embedded())
-        with system.process(f"{property_id}-run", *command, "--rate", "4", **slow) as process:
-            acceptance.until(lambda done=done: len(embedded()) > done + 4, "some of them are done")  # type: ignore[misc]
+        # Half a minute or more for all of them: it is stopped long before its end, however slow the machine is.
+        with system.process(f"{property_id}-run", *command, "--rate", "0.5", **slow) as process:
+            acceptance.until(lambda done=done: len(embedded()) > done, "some of them are done")  # type: ignore[misc]
             process.send_signal(how)
             assert process.wait(30) == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert len(set(embedded())) < photos, "stopped in between"
+    assert len(embedded()) < photos, "stopped in between"
     shown = system.dedup(*command, **slow)
     assert shown.returncode == 0, shown.stderr
-    counts = embedded()
-    assert set(counts) == ids
-    assert len(counts) <= photos + 2 * window, "what was done is not done again, but for what was in hand"
+    assert sorted(embedded()) == sorted(ids), "what was done is not done again"
 
 
 def _rows(system: acceptance.System, like: str) -> list[acceptance.Row]:

@@ -24,7 +24,7 @@ class Queue:
     """The queue of backfills, and a worker who takes what is in it; `embedded` is in the order in which it was done."""
 
     base: database.Database
-    messages: queue.SimpleQueue[Message | None] = dataclasses.field(default_factory=queue.SimpleQueue)
+    messages: queue.Queue[Message | None] = dataclasses.field(default_factory=queue.Queue)
     sent: list[Message] = dataclasses.field(default_factory=list)
     embedded: list[photos.Revision] = dataclasses.field(default_factory=list)
 
@@ -42,6 +42,7 @@ class Queue:
                 if attempt and not attempt.embedded:
                     ledger.embed(self.base, photo, ledger.vector(1))
                     self.embedded.append(photo)
+            self.messages.task_done()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,10 +63,10 @@ def tasks(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def run(base: database.Database, property_id: str, stop_after: int | None = None) -> backfill.Progress:
-    """Embed a property's photos anew; KeyboardInterrupt once so many are done."""
+    """Embed a property's photos anew; KeyboardInterrupt when so many are published, done or not."""
 
     def report(progress: backfill.Progress) -> None:
-        if stop_after is not None and progress.done >= stop_after:
+        if stop_after is not None and progress.published >= stop_after:
             raise KeyboardInterrupt
 
     source = sources.recorded(base, backfills.Selection("all", property_id))
@@ -78,6 +79,8 @@ def test_stopped_again_and_again(base: database.Database, tasks: Queue) -> None:
     for stop_after in (5, 20):
         with pytest.raises(KeyboardInterrupt):
             run(base, property_id, stop_after)
+        # What was published is done while nobody counts it.
+        tasks.messages.join()
         assert len(tasks.embedded) < PHOTOS
     assert run(base, property_id).done == PHOTOS
     assert sorted(tasks.embedded, key=lambda photo: photo.photo_id) == every, "each of them once"
