@@ -151,7 +151,7 @@ class Settings(pydantic_settings.BaseSettings):
         512,
         ge=1,
         le=100_000,
-        description="Most photos of a backfill that are published and not done yet; what a stopped one does again.",
+        description="Most photos of a backfill that are published and not done yet; what a stopped one publishes again.",
     )
 
     data_dir: pathlib.Path = pydantic.Field(
