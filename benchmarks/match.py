@@ -32,7 +32,7 @@ from workers import embedded_postgres
 
 PROPERTY_PHOTOS = 20
 NEIGHBOURS = 200
-SIZES = (10, 100, 1_000, 5_000)
+SIZES: tuple[int, ...] = (10, 100, 1_000, 5_000)
 HNSW_ROWS = 20_000
 _COPY_ROWS = 2_000
 
@@ -82,7 +82,7 @@ class Table:
                     "SELECT key, id FROM photo WHERE property_id = ANY(%s)",
                     [list({property_id for property_id, _, _ in rows})],
                 )
-                ids = dict(found.fetchall())
+                ids: dict[str, int] = dict(found.fetchall())
                 with cursor.copy(
                     "COPY photo_embedding (property_id, photo_id, model_id, revision, embedding) "
                     "FROM STDIN (FORMAT BINARY)"

@@ -32,12 +32,18 @@ class Selection:
 
 @dataclasses.dataclass(frozen=True)
 class Backfill:
-    """One that is under way: everything up to `position` is done, `settled` photos of `total` (None: unknown)."""
+    """One that is under way: everything up to `position` is done, `settled` photos of `total` (None: unknown).
+
+    By the database's clock: `started_at`, when it began, however often it was stopped since; `resumed_at`, when this
+    run of it began.
+    """
 
     id: int
     position: str
     settled: int
     total: int | None
+    started_at: datetime.datetime
+    resumed_at: datetime.datetime
 
 
 def start(connection: database.Connection, selection: str) -> Backfill:
@@ -116,14 +122,6 @@ def unsettled(
         again=again,
     ).fetchone()
     return int(row["photos"]) if row else 0
-
-
-def now(connection: database.Connection) -> datetime.datetime:
-    """The database's time."""
-    row = database.execute(connection, "now").fetchone()
-    assert row is not None  # noqa: S101 - a SELECT without FROM returns a row
-    moment: datetime.datetime = row["now"]
-    return moment
 
 
 def _parameters(selection: Selection, model_id: str | None, position: str) -> dict[str, object]:

@@ -12,7 +12,7 @@ import enum
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from core import errors
@@ -100,6 +100,11 @@ class KeyPattern:
                 "bad_key", f"Property id {property_id[:40]!r}… is longer than {MAX_PROPERTY_ID_BYTES} bytes."
             )
         return property_id
+
+
+def key_pattern(text: str, buckets: Iterable[str]) -> KeyPattern:
+    """The pattern of DEDUP_KEY_PATTERN. A dot stands for any character: S3's keys may hold line breaks, too."""
+    return KeyPattern(re.compile(text, re.DOTALL), frozenset(buckets))
 
 
 def parse(body: bytes | str, pattern: KeyPattern) -> Notification:

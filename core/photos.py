@@ -203,7 +203,7 @@ def begin_attempt(
     known: Collection[str],
     unfit: Collection[str] = (),
     alone: bool = False,
-    again: bool = False,
+    again: str | None = None,
 ) -> Attempt | None:
     """Begin an attempt at embedding; None when the photo was removed, replaced or parked meanwhile.
 
@@ -217,7 +217,7 @@ def begin_attempt(
             begins again.
         unfit: models that it cannot embed by, which are not asked of it.
         alone: whether no other photo is in the process.
-        again: embeddings that are there do not count as such.
+        again: a time in ISO 8601; embeddings from before it do not count as such.
     """
     row = database.execute(
         connection,
@@ -265,13 +265,20 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
 
 
 def excuse(connection: database.Connection, photo: Revision) -> None:
-    """Take an attempt back: something else was away, so it says nothing of this photo."""
+    """Take an attempt back: something else was away, so it says nothing of this photo.
+
+    Nor did it take its process with it. Other processes that had copies of its task may have thought so, and parked it.
+    """
     database.execute(connection, "excuse", **dataclasses.asdict(photo))
+    database.execute(connection, "unpark", **dataclasses.asdict(photo))
 
 
-def postpone(connection: database.Connection, photo: Revision) -> int:
-    """Leave a photo to the sweep after its task gave up; returns how often that has happened in a row."""
-    row = database.execute(connection, "postpone", **dataclasses.asdict(photo)).fetchone()
+def postpone(connection: database.Connection, photo: Revision, after: int) -> int:
+    """Leave a photo to the sweep after its task gave up; returns how often that has happened in a row.
+
+    `after` is how often it had happened when the task was published: its copies count once together.
+    """
+    row = database.execute(connection, "postpone", **dataclasses.asdict(photo), round=after).fetchone()
     return 0 if row is None else int(row["postponed"])
 
 
@@ -321,9 +328,17 @@ def _forget(connection: database.Connection, property_id: str, photo_id: int) ->
     matching.regroup(connection, property_id)
 
 
+@dataclasses.dataclass(frozen=True)
+class Overdue:
+    """A photo that waits to be embedded, and how often in a row its task gave up."""
+
+    photo: Revision
+    postponed: int
+
+
 def overdue(
     connection: database.Connection, older_than_seconds: float, limit: int
-) -> tuple[list[Revision], list[Revision]]:
+) -> tuple[list[Overdue], list[Revision]]:
     """Photos that nothing has happened to for too long: those to embed, and those embedded but not matched.
 
     At most `limit` of them, the oldest; each is given out once in `older_than_seconds`, whoever asks.
@@ -331,11 +346,14 @@ def overdue(
     rows = database.execute(
         connection, "overdue", older_than_seconds=older_than_seconds, limit=limit
     ).fetchall()
-    embed: list[Revision] = []
+    embed: list[Overdue] = []
     match: list[Revision] = []
     for row in sorted(rows, key=lambda row: row["waits_since"]):
         photo = Revision(row["property_id"], row["id"], row["revision"])
-        (embed if row["status"] == "pending" else match).append(photo)
+        if row["status"] == "pending":
+            embed.append(Overdue(photo, row["postponed"]))
+        else:
+            match.append(photo)
     return embed, match
 
 

@@ -69,7 +69,7 @@ WITH before AS (
         SELECT model.id
         FROM model
         WHERE model.status <> 'retired' AND model.id <> ALL(%(unfit)s)
-          AND (%(again)s OR photo.status = 'pending' OR NOT EXISTS (
+          AND (photo.updated_at < %(again)s::timestamptz OR photo.status = 'pending' OR NOT EXISTS (
               SELECT FROM photo_embedding
               WHERE photo_embedding.property_id = photo.property_id AND photo_embedding.photo_id = photo.id
                 AND photo_embedding.model_id = model.id
@@ -122,9 +122,11 @@ WHERE model.status <> 'retired' AND NOT EXISTS (
 ORDER BY model.id;
 
 -- name: failed
+-- Who comes to an end with a photo that was parked as one that kills its worker knows better.
 UPDATE photo
 SET status = 'failed', failure = %(reason)s, failure_message = %(message)s, updated_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND (status = 'pending' OR (status = 'failed' AND failure = 'killed_worker'))
 RETURNING id;
 
 -- name: park_lacking
@@ -142,9 +144,16 @@ UPDATE photo
 SET attempts = greatest(attempts - 1, 0)
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
 
--- name: postpone
+-- name: unpark
 UPDATE photo
-SET postponed = postponed + 1
+SET status = 'pending', failure = NULL, failure_message = NULL, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND status = 'failed' AND failure = 'killed_worker';
+
+-- name: postpone
+-- Once a round, however many copies of its task there are.
+UPDATE photo
+SET postponed = greatest(postponed, %(round)s + 1)
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
 RETURNING postponed;
 
@@ -164,7 +173,7 @@ UPDATE photo
 SET updated_at = now()
 FROM chosen
 WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
-RETURNING photo.property_id, photo.id, photo.revision, photo.status, chosen.updated_at AS waits_since;
+RETURNING photo.property_id, photo.id, photo.revision, photo.status, photo.postponed, chosen.updated_at AS waits_since;
 
 -- name: lock_embedded
 -- Whoever stores a further embedding of the photo waits, so that "matched" never speaks of one that was not seen.
@@ -594,7 +603,7 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revis
 INSERT INTO backfill (selection) VALUES (%(selection)s)
 ON CONFLICT (selection) WHERE finished_at IS NULL
 DO UPDATE SET updated_at = now()
-RETURNING id, position, settled, total;
+RETURNING id, position, settled, total, started_at, updated_at AS resumed_at;
 
 -- name: backfill_total
 UPDATE backfill SET total = %(total)s, updated_at = now() WHERE id = %(id)s;
@@ -663,9 +672,6 @@ WHERE photo.postponed = 0 AND (
           AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
     )))
 );
-
--- name: now
-SELECT now() AS now;
 
 -- name: known_objects
 -- Over all properties: one page of a bucket against what is on record of it.

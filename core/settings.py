@@ -82,7 +82,8 @@ class Settings(pydantic_settings.BaseSettings):
     )
     key_pattern: str = pydantic.Field(
         r"properties/(?P<property>[^/]+)/photos/(?P<name>.+)",
-        description="Full match on the object key; the named groups `property` and `name` are needed.",
+        description="Full match on the object key, in which a dot stands for any character; the named groups "
+        "`property` and `name` are needed.",
     )
     buckets: Annotated[tuple[str, ...], pydantic_settings.NoDecode] = pydantic.Field(
         ("photos",),
@@ -153,7 +154,7 @@ class Settings(pydantic_settings.BaseSettings):
         512,
         ge=1,
         le=100_000,
-        description="Most photos of a backfill that are published and not done yet; what a stopped one does again.",
+        description="Most photos of a backfill that are published and not done; a stopped one publishes them again.",
     )
 
     data_dir: pathlib.Path = pydantic.Field(
@@ -182,7 +183,7 @@ class Settings(pydantic_settings.BaseSettings):
     @classmethod
     def _named_groups(cls, value: str) -> str:
         try:
-            groups = re.compile(value).groupindex
+            groups = re.compile(value, re.DOTALL).groupindex
         except re.error as error:
             raise ValueError(f"not a regular expression: {error}") from error
         missing = {"property", "name"} - set(groups)

@@ -114,19 +114,30 @@ app = celery.Celery("listing-dedup")
 app.add_defaults(_configuration)
 
 
-def publish_embed(photo: photos.Revision, queue: str = EMBED, *, again: bool = False) -> None:
+def publish_embed(
+    photo: photos.Revision, queue: str = EMBED, *, again: str | None = None, postponed: int = 0
+) -> None:
     """Ask for a photo to be embedded. To be called after its transaction has committed.
+
+    Args:
+        photo: which.
+        queue: of live uploads, or EMBED_BULK.
+        again: a time in ISO 8601: embedded anew, unless it was since then.
+        postponed: how often in a row tasks of the photo gave up.
 
     Raises:
         TransientError: the broker is away.
     """
-    _publish(EMBED_TASK, queue, **dataclasses.asdict(photo), **({"again": True} if again else {}))
+    further = {name: value for name, value in (("again", again), ("postponed", postponed)) if value}
+    _publish(EMBED_TASK, queue, **dataclasses.asdict(photo), **further)
 
 
 def publish_embed_many(
-    revisions: Sequence[photos.Revision], *, model_id: str | None = None, again: bool = False
+    revisions: Sequence[photos.Revision], *, model_id: str | None = None, again: str | None = None
 ) -> None:
     """Ask for many photos to be embedded, behind live uploads. `model_id`: by a worker that has this model.
+
+    `again` is a time in ISO 8601: they are embedded anew, unless they were since then.
 
     Raises:
         TransientError: the broker is away.

@@ -1,7 +1,9 @@
 """Backfills: photos in bulk, behind live uploads, from what is on record or from what a bucket holds.
 
 A window of photos at a time is published to the queue of backfills, and what lies behind it is remembered in the
-database: stopped at any moment, the next run goes on there and does at most a window's photos again.
+database: stopped at any moment, the next run goes on there. It publishes again what was not done or not known to be
+done, and the workers leave out what was done since the backfill began: so no photo is embedded again but those that
+were in a worker's hands.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from workers import sources
 from workers.app import publish_embed_many
 
 _PHOTOS_A_TASK = 16
+_PHOTOS_OF_ESTIMATE = 500
 _POLL_SECONDS = 0.25
 _QUIET_SECONDS = 600.0
 """With nothing done for so long, nobody works on it."""
@@ -38,7 +41,7 @@ class Progress:
 def estimate(source: sources.Source) -> Progress:
     """What a backfill would do, from its beginning; nothing is changed."""
     embed = removed = skipped = 0
-    for page in source.pages("", dry=True):
+    for page in source.pages("", _PHOTOS_OF_ESTIMATE, dry=True):
         embed, removed, skipped = embed + len(page.photos), removed + page.removed, skipped + page.skipped
     return Progress(0, embed, 0, removed, skipped)
 
@@ -75,27 +78,26 @@ def run(
         if restart:
             backfills.forget(connection, source.name)
         backfill = backfills.start(connection, source.name)
-        began = backfills.now(connection)
     total = source.total(backfill.position)
     if total is not None:
         total += backfill.settled
         with base.transaction() as connection:
             backfills.set_total(connection, backfill, total)
-    state = _State(base, source, backfill, total, began, report)
+    again_since = backfill.started_at if source.again else None
+    state = _State(base, source, backfill, total, again_since or backfill.resumed_at, report)
     pace = _Pace(rate)
-    for page in source.pages(backfill.position, dry=False):
-        waiting = page.photos
-        while waiting:
-            room = config.backfill_window - state.outstanding()
-            if room <= 0:
-                state.wait(below=config.backfill_window)
-                continue
-            chunk, waiting = waiting[: min(room, _PHOTOS_A_TASK)], waiting[min(room, _PHOTOS_A_TASK) :]
-            pace.wait(len(chunk))
-            publish_embed_many(chunk, model_id=source.model_id, again=source.again)
-            # Behind the last chunk of a page only is there a position to go on from.
-            state.add(sources.Page(page.position if not waiting else "", chunk))
-        state.pass_by(page)
+    for page in source.pages(backfill.position, min(_PHOTOS_A_TASK, config.backfill_window), dry=False):
+        if page.photos:
+            room = config.backfill_window - len(page.photos)
+            if state.outstanding() > room:
+                state.wait(below=room + 1)
+            pace.wait(len(page.photos))
+            publish_embed_many(
+                page.photos,
+                model_id=source.model_id,
+                again=again_since.isoformat() if again_since else None,
+            )
+        state.add(page)
     state.wait(below=1)
     with base.transaction() as connection:
         backfills.finish(connection, backfill)
@@ -111,13 +113,13 @@ class _State:
         source: sources.Source,
         backfill: backfills.Backfill,
         total: int | None,
-        began: datetime.datetime,
+        published_since: datetime.datetime,
         report: Report,
     ) -> None:
         self._base = base
         self._model_id = source.model_id
         self._backfill = backfill
-        self._began = began
+        self._published_since = published_since
         self._again = source.again
         self._report = report
         self._published: collections.deque[_Published] = collections.deque()
@@ -131,18 +133,17 @@ class _State:
         return sum(item.unsettled for item in self._published)
 
     def add(self, page: sources.Page) -> None:
-        """Remember what was published."""
+        """Remember what was published, and count what the page settled by itself."""
         self._published.append(_Published(page, len(page.photos)))
-        self._tell(published=self.progress.published + len(page.photos))
-        if time.monotonic() - self._looked > 1.0:
-            self._look()
-
-    def pass_by(self, page: sources.Page) -> None:
-        """Count what a page settled by itself, and its position where it had nothing to publish."""
-        self._tell(removed=self.progress.removed + page.removed, skipped=self.progress.skipped + page.skipped)
+        self._tell(
+            published=self.progress.published + len(page.photos),
+            removed=self.progress.removed + page.removed,
+            skipped=self.progress.skipped + page.skipped,
+        )
         if not page.photos:
-            self._published.append(_Published(page, 0))
             self._advance()
+        elif time.monotonic() - self._looked > 1.0:
+            self._look()
 
     def wait(self, below: int) -> None:
         """Wait until fewer than so many photos are published and not done."""
@@ -164,7 +165,7 @@ class _State:
             for item in self._published:
                 if item.unsettled:
                     item.unsettled = backfills.unsettled(
-                        connection, item.page.photos, self._model_id, self._began, again=self._again
+                        connection, item.page.photos, self._model_id, self._published_since, again=self._again
                     )
         self._looked = time.monotonic()
         self._advance()

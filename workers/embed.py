@@ -32,11 +32,11 @@ class Worker:
     threads: concurrent.futures.Executor
     match_queue: str
 
-    def embed(self, photo: photos.Revision, *, again: bool = False) -> bool:
+    def embed(self, photo: photos.Revision, *, again: str | None = None) -> bool:
         """One attempt at a photo, by all live models that it lacks; whether it is embedded now and is to be matched.
 
         A photo that can never be embedded is parked with its reason. One whose process was lost with it is tried
-        alone. With `again`, an embedding that is there is computed anew.
+        alone. With `again`, a time in ISO 8601, an embedding from before it is computed anew.
 
         Raises:
             TransientError: it may work later.
@@ -53,7 +53,7 @@ class Worker:
             with self.gate.alone():
                 return self._finish(photo, self._begin(photo, alone=True, again=again))
 
-    def _begin(self, photo: photos.Revision, *, alone: bool, again: bool) -> photos.Attempt | None:
+    def _begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> photos.Attempt | None:
         while True:
             known, unfit = self.models.known, self.models.unfit
             with self.database.transaction() as connection:
@@ -157,9 +157,15 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed", **policy())
 def embed_photo(
-    self: tasks.PhotoTask, property_id: str, photo_id: int, revision: int, again: bool = False
+    self: tasks.PhotoTask,
+    property_id: str,
+    photo_id: int,
+    revision: int,
+    again: str | None = None,
+    postponed: int = 0,
 ) -> None:
-    """Embed one revision of a photo and ask for its match."""
+    """Embed one revision of a photo and ask for its match. What is `postponed` is told when it gives up."""
+    del postponed
     photo = photos.Revision(property_id, photo_id, revision)
     with logs.bound(task_id=self.request.id, **dataclasses.asdict(photo)):
         if _worker.embed(photo, again=again):
@@ -168,7 +174,7 @@ def embed_photo(
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed_many", **policy())
 def embed_many(
-    self: tasks.PhotoTask, revisions: list[tuple[str, int, int]], model_id: str | None, again: bool
+    self: tasks.PhotoTask, revisions: list[tuple[str, int, int]], model_id: str | None, again: str | None
 ) -> None:
     """Embed many photos; each one's fate is its own. `model_id`: the worker that takes it must have this model."""
     if model_id is not None:
@@ -183,7 +189,7 @@ def embed_many(
             pass
 
 
-def _embed_one_of_many(photo: photos.Revision, again: bool, task_id: str) -> None:
+def _embed_one_of_many(photo: photos.Revision, again: str | None, task_id: str) -> None:
     with logs.bound(task_id=task_id, **dataclasses.asdict(photo)):
         try:
             if _worker.embed(photo, again=again):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -35,7 +34,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
             config.events_url, transport_options=transport_options(config.events_url, config)
         )
         self._database = base
-        self._pattern = events.KeyPattern(re.compile(config.key_pattern), frozenset(config.buckets))
+        self._pattern = events.key_pattern(config.key_pattern, config.buckets)
         self._queue = _queue(config)
 
     def get_consumers(self, Consumer: Callable[..., Any], channel: Any) -> list[Any]:  # noqa: N803 - kombu's name

@@ -77,7 +77,7 @@ def reassign() -> None:
     from workers.app import publish_embed
 
     config = settings.get()
-    pattern = events.KeyPattern(re.compile(config.key_pattern), frozenset(config.buckets))
+    pattern = events.key_pattern(config.key_pattern, config.buckets)
     moved = unassigned = 0
     last: tuple[str, int] | None = ("", 0)
     with _database() as base:

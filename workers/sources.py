@@ -7,15 +7,12 @@ import hashlib
 import itertools
 import json
 import pathlib
-import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from core import backfills, database, errors, events, listings, models, objects, photos, settings
-
-_PAGE_PHOTOS = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +43,13 @@ class Source(Protocol):
     def total(self, position: str) -> int | None:
         """How many photos come after a position, where that can be known."""
 
-    def pages(self, position: str, *, dry: bool) -> Iterator[Page]:
-        """What comes after a position; `dry`: nothing is changed, and pages say what would be."""
+    def pages(self, position: str, most: int, *, dry: bool) -> Iterator[Page]:
+        """What comes after a position, at most so many photos a page; `dry`: nothing is changed, and pages say what
+        would be.
+
+        What a page changes is changed when it is asked for: photos become pending only when their turn has come, so
+        that the sweep does not take them for left behind.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +72,10 @@ class Recorded:
         with self.base.transaction() as connection:
             return backfills.count(connection, self.selection, self.model_id, position)
 
-    def pages(self, position: str, *, dry: bool) -> Iterator[Page]:
+    def pages(self, position: str, most: int, *, dry: bool) -> Iterator[Page]:
         while True:
             with self.base.transaction() as connection:
-                found = backfills.page(connection, self.selection, self.model_id, position, _PAGE_PHOTOS)
+                found = backfills.page(connection, self.selection, self.model_id, position, most)
                 if not found:
                     return
                 if self.selection.what == "failed" and not dry:
@@ -113,32 +115,35 @@ class Bucket:
     def total(self, position: str) -> int | None:
         return None
 
-    def pages(self, position: str, *, dry: bool) -> Iterator[Page]:
+    def pages(self, position: str, most: int, *, dry: bool) -> Iterator[Page]:
         kind, _, after = position.partition(":")
         if self.inventory:
-            yield from self._by_inventory(kind, after, dry)
+            yield from self._by_inventory(kind, after, most, dry)
         else:
-            yield from self._by_list(after, dry)
+            yield from self._by_list(after, most, dry)
 
-    def _by_list(self, after: str, dry: bool) -> Iterator[Page]:
+    def _by_list(self, after: str, most: int, dry: bool) -> Iterator[Page]:
         first = after == ""
         for found in listings.list_bucket(self.s3, self.bucket, self.prefix, after):
             if not found:
                 break
             first = False
             last = found[-1].key
-            new, skipped = self._take(found, dry)
-            # Between two keys that are listed one after the other, there is nothing.
-            removed = self._remove(after, last, {item.key for item in found}.__contains__, dry)
+            # Between two keys that are listed one after the other, there is nothing. Before any photo of the page is
+            # done, since a run that goes on within it looks at the rest only.
+            yield Page("", [], self._remove(after, last, {item.key for item in found}.__contains__, dry))
+            for chunk in self._unknown(found, most):
+                new, skipped = self._take(chunk, dry)
+                yield Page(f"key:{chunk[-1].key}", new, skipped=skipped)
             after = last
-            yield Page(f"key:{after}", new, removed, skipped)
+            yield Page(f"key:{after}", [])
         if first:
             self._check_not_empty()
         yield Page(
             f"key:{listings.LAST_KEY}", [], self._remove(after, listings.LAST_KEY, lambda _: False, dry)
         )
 
-    def _by_inventory(self, kind: str, after: str, dry: bool) -> Iterator[Page]:
+    def _by_inventory(self, kind: str, after: str, most: int, dry: bool) -> Iterator[Page]:
         lines = listings.read_inventory(self.inventory, self.columns, self.bucket, self.prefix)
         seen: list[int] = []
         number = 0
@@ -147,8 +152,10 @@ class Bucket:
             seen += [_digest(item.key) for item in found]
             number += len(found)
             if kind != "gone" and number > int(after or 0):
-                new, skipped = self._take(found, dry)
-                yield Page(f"line:{number}", new, skipped=skipped)
+                for chunk in self._unknown(found, most):
+                    new, skipped = self._take(chunk, dry)
+                    yield Page("", new, skipped=skipped)
+                yield Page(f"line:{number}", [])
         if not number:
             self._check_not_empty()
         digests = np.unique(np.array(seen, dtype=np.uint64))
@@ -157,10 +164,15 @@ class Bucket:
         )
         yield Page(f"gone:{listings.LAST_KEY}", [], removed)
 
-    def _take(self, found: Sequence[listings.Listed], dry: bool) -> tuple[list[photos.Revision], int]:
-        """Put on record what is not; returns what is to be embedded, and how many keys are no photo's."""
+    def _unknown(self, found: Sequence[listings.Listed], most: int) -> Iterator[list[listings.Listed]]:
+        """What is to be embedded of one page, at most so many at a time."""
         with self.base.transaction() as connection:
-            unknown = listings.unknown(connection, self.bucket, found)
+            unknown = iter(listings.unknown(connection, self.bucket, found))
+        while chunk := list(itertools.islice(unknown, most)):
+            yield chunk
+
+    def _take(self, unknown: Sequence[listings.Listed], dry: bool) -> tuple[list[photos.Revision], int]:
+        """Put objects on record; returns what is to be embedded, and how many keys are no photo's."""
         new: list[photos.Revision] = []
         skipped = 0
         for item in unknown:
@@ -242,7 +254,7 @@ def bucket(
         raise errors.ConfigurationError(
             f"Bucket {name} is not in DEDUP_BUCKETS={','.join(config.buckets)}; add it there."
         )
-    pattern = events.KeyPattern(re.compile(config.key_pattern), frozenset(config.buckets))
+    pattern = events.key_pattern(config.key_pattern, config.buckets)
     return Bucket(base, objects.client(config), name, prefix, pattern, tuple(inventory), tuple(columns))
 
 

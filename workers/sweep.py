@@ -46,8 +46,8 @@ def sweep(config: settings.Settings, base: database.Database, switcher: switchin
     regrouping.apply_waiting(base)
     with base.transaction() as connection:
         embed, match = photos.overdue(connection, config.sweep_after_seconds, config.sweep_limit)
-    for photo in embed:
-        publish_embed(photo)
+    for item in embed:
+        publish_embed(item.photo, postponed=item.postponed)
     for photo in match:
         publish_match(photo.property_id, photo.photo_id)
     if embed or match:

@@ -58,7 +58,7 @@ class PhotoTask(celery.Task):
                     photos.fail(connection, photo, "error", message)
                 # An outage, or a database that lacks a migration, is not the photo's fault: the sweep tries
                 # again, for as long as outages last.
-                elif photos.postpone(connection, photo) > self.most_postponements:
+                elif photos.postpone(connection, photo, kwargs.get("postponed", 0)) > self.most_postponements:
                     photos.fail(connection, photo, "gave_up", message)
         except errors.TransientError as error:
             # The photo stays pending: the database that cannot be told now is the one that remembers it.

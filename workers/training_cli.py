@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import pathlib
-import re
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated
@@ -129,7 +128,7 @@ def _photos(
             objects.client(config),
             bucket,
             prefix,
-            events.KeyPattern(re.compile(config.key_pattern), frozenset((bucket,))),
+            events.key_pattern(config.key_pattern, (bucket,)),
             output,
             max_photo_bytes=config.max_photo_bytes,
             progress=functools.partial(tell, f"photos of {bucket}"),

@@ -13,7 +13,11 @@ from collections.abc import Callable, Iterator
 
 import amqp
 import kombu
+import psycopg
 import pytest
+from psycopg import sql
+
+from workers import embedded_s3
 
 from . import system as acceptance
 
@@ -33,18 +37,23 @@ TASK_ARGUMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Broker:
-    """Where tasks and events go, and what takes a notification there that the store did not send itself."""
+    """Where tasks and events go, and what takes a notification there that the store did not send itself.
+
+    Events go where tasks go, unless `events_url` says otherwise.
+    """
 
     url: str
     bucket: str
     send: Callable[[acceptance.Row], None] | None
+    events_url: str | None = None
+    events: str = EVENTS
 
     def settings(self) -> dict[str, str]:
         """Settings under which a process works with this broker."""
         return {
             "DEDUP_BROKER_URL": self.url,
-            "DEDUP_EVENT_BROKER_URL": self.url,
-            "DEDUP_EVENT_QUEUE": EVENTS,
+            "DEDUP_EVENT_BROKER_URL": self.events_url or self.url,
+            "DEDUP_EVENT_QUEUE": self.events,
             "DEDUP_BUCKETS": self.bucket,
         }
 
@@ -52,6 +61,40 @@ class Broker:
         """Whether an ingest process has declared it."""
         with kombu.Connection(self.url) as connection:
             return _is_there(connection, EVENTS)
+
+
+@contextlib.contextmanager
+def pgmq(system: acceptance.System, bucket: str) -> Iterator[Broker]:
+    """Queues in a database of their own, and a bucket that sends its notifications to an SQS queue of its own."""
+    import pgmq.install
+
+    database = f"queues_{uuid.uuid4().hex[:8]}"
+    name = sql.Identifier(database)
+    with psycopg.connect(system.stack.postgres.url(), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+    owner = system.stack.postgres.url(database=database)
+    with psycopg.connect(owner, autocommit=True) as connection:
+        pgmq.install.install_pgmq_sql(pgmq.install.get_embedded_install_sql(), conn=connection)
+    events, events_url = sqs_events(system, bucket, f"{EVENTS}-{bucket}")
+    yield Broker("pgmq://" + owner.partition("://")[2], bucket, None, events_url, events)
+    with psycopg.connect(system.stack.postgres.url(), autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+
+
+def sqs_events(system: acceptance.System, bucket: str, queue: str) -> tuple[str, str]:
+    """Make a bucket that sends its own notifications to an SQS queue; returns the queue's name and broker URL."""
+    system.s3.create_bucket(Bucket=bucket)
+    queue_url = system.sqs.create_queue(QueueName=queue)["QueueUrl"]
+    found = system.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
+    notification = {
+        "QueueArn": found["Attributes"]["QueueArn"],
+        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
+    }
+    system.s3.put_bucket_notification_configuration(
+        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [notification]}
+    )
+    access = f"{embedded_s3.ACCESS_KEY_ID}:{embedded_s3.SECRET_ACCESS_KEY}"
+    return queue, f"sqs://{access}@{system.stack.store.endpoint_url.removeprefix('http://')}//"
 
 
 @contextlib.contextmanager

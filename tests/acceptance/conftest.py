@@ -47,6 +47,14 @@ def system(no_settings_of_the_machine: None) -> Iterator[acceptance.System]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(autouse=True)
+def no_leftovers(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Drop what a test left in the task queues, perhaps without anybody to take it: the next one must not wait."""
+    yield
+    if "system" in request.fixturenames:
+        request.getfixturevalue("system").drop_tasks()
+
+
 @pytest.fixture
 def rabbitmq(system: acceptance.System, property_id: str) -> Iterator[brokers.Broker]:
     """RabbitMQ with nothing in it, and a bucket of the test's own, of which the test itself tells."""

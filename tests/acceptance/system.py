@@ -230,6 +230,12 @@ class System:
         """Wait until every event and every task that there is has been worked off."""
         until(self._is_quiet, "the queues are worked off", deadline_seconds)
 
+    def drop_tasks(self) -> None:
+        """Empty the task queues; photos that were waiting in them are the sweep's."""
+        for queue in _TASK_QUEUES:
+            if self._tasks_waiting(queue):
+                self.ask("SELECT pgmq.purge_queue(%(queue)s)", queue=queue)
+
     def log(self, worker: str) -> list[Row]:
         """The lines that a worker logged."""
         text = self.stack.log_file(worker).read_text(encoding="utf-8", errors="replace")

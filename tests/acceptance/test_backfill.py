@@ -83,7 +83,7 @@ def test_from_a_bucket_and_its_inventory(
         system.upload(property_id, name, pictures.jpeg("bedroom"), BUCKET)
 
     for number in range(5):
-        put(f"{number} é+.jpg")
+        put(f"{number} é\n+.jpg")
     system.s3.put_object(Bucket=BUCKET, Key=f"{prefix}notes.txt", Body=b"no photo's key")
     would = backfill(system, *of_it, "--dry-run", **taken)
     assert (would["total"], would["skipped"], system.statuses(property_id)) == (5, 1, {})
@@ -93,7 +93,7 @@ def test_from_a_bucket_and_its_inventory(
     assert backfill(system, *of_it, **taken)["done"] == 0, "all are on record"
 
     # No event came of this either.
-    system.s3.delete_object(Bucket=BUCKET, Key=acceptance.key_of(property_id, "0 é+.jpg"))
+    system.s3.delete_object(Bucket=BUCKET, Key=acceptance.key_of(property_id, "0 é\n+.jpg"))
     put("5.jpg")
     path = tmp_path / "inventory.csv.gz"
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
@@ -108,8 +108,8 @@ def test_from_a_bucket_and_its_inventory(
     by_inventory = backfill(system, *of_it, "--inventory", str(path), **taken)
     assert (by_inventory["done"], by_inventory["removed"]) == (0, 0), "the list had found it all"
     assert system.statuses(property_id) == {
-        "0 é+.jpg": "removed:object_gone",
-        **{f"{number} é+.jpg": "embedded" for number in range(1, 5)},
+        "0 é\n+.jpg": "removed:object_gone",
+        **{f"{number} é\n+.jpg": "embedded" for number in range(1, 5)},
         "5.jpg": "embedded",
         "6.jpg": "embedded",
     }
@@ -167,17 +167,18 @@ def test_stopped_and_started_again(system: acceptance.System, property_id: str, 
         return [line["photo_id"] for line in lines if line["photo_id"] in ids]
 
     for how in (signal.SIGINT, signal.SIGKILL):
+        # What the run before left in the queue is done meanwhile, and is not this one's.
+        system.settle()
         done = len(embedded())
-        with system.process(f"{property_id}-run", *command, "--rate", "4", **slow) as process:
-            acceptance.until(lambda done=done: len(embedded()) > done + 4, "some of them are done")  # type: ignore[misc]
+        # Half a minute or more for all of them: it is stopped long before its end, however slow the machine is.
+        with system.process(f"{property_id}-run", *command, "--rate", "0.5", **slow) as process:
+            acceptance.until(lambda done=done: len(embedded()) > done, "some of them are done")  # type: ignore[misc]
             process.send_signal(how)
             assert process.wait(30) == (130 if how == signal.SIGINT else -signal.SIGKILL)
-    assert len(set(embedded())) < photos, "stopped in between"
+    assert len(embedded()) < photos, "stopped in between"
     shown = system.dedup(*command, **slow)
     assert shown.returncode == 0, shown.stderr
-    counts = embedded()
-    assert set(counts) == ids
-    assert len(counts) <= photos + 2 * window, "what was done is not done again, but for what was in hand"
+    assert sorted(embedded()) == sorted(ids), "what was done is not done again"
 
 
 def _rows(system: acceptance.System, like: str) -> list[acceptance.Row]:

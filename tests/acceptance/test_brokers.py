@@ -19,8 +19,6 @@ import amqp
 import kombu
 import pytest
 
-from workers import embedded_s3
-
 from . import brokers, pictures
 from . import system as acceptance
 
@@ -32,19 +30,8 @@ THROTTLED_READS = 4
 def sqs(system: acceptance.System) -> brokers.Broker:
     """The embedded SQS, with a bucket that sends its own notifications to it."""
     bucket = "photos-sqs"
-    system.s3.create_bucket(Bucket=bucket)
-    queue_url = system.sqs.create_queue(QueueName=brokers.EVENTS)["QueueUrl"]
-    found = system.sqs.get_queue_attributes(QueueUrl=queue_url, AttributeNames=["QueueArn"])
-    notification = {
-        "QueueArn": found["Attributes"]["QueueArn"],
-        "Events": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
-    }
-    system.s3.put_bucket_notification_configuration(
-        Bucket=bucket, NotificationConfiguration={"QueueConfigurations": [notification]}
-    )
-    access = f"{embedded_s3.ACCESS_KEY_ID}:{embedded_s3.SECRET_ACCESS_KEY}"
-    endpoint = system.stack.store.endpoint_url.removeprefix("http://")
-    return brokers.Broker(f"sqs://{access}@{endpoint}//", bucket, None)
+    _, url = brokers.sqs_events(system, bucket, brokers.EVENTS)
+    return brokers.Broker(url, bucket, None)
 
 
 @dataclasses.dataclass(frozen=True)

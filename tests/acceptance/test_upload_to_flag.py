@@ -64,6 +64,15 @@ def test_same_event_twice_changes_nothing(system: acceptance.System, property_id
     assert [row["row"] for row in after["photo"]] == [row["row"] for row in before["photo"]]
 
 
+def test_keys_with_line_breaks(system: acceptance.System, property_id: str) -> None:
+    # S3 allows any UTF-8; the embedded store tells of such a key as S3 does, URL-encoded.
+    for quality, name in ((90, "a\nb.jpg"), (60, "a\r\n\u2028c.jpg")):
+        system.upload(property_id, name, pictures.jpeg("bedroom", quality))
+    system.settle()
+    assert system.statuses(property_id) == {"a\nb.jpg": "embedded", "a\r\n\u2028c.jpg": "embedded"}
+    assert system.flags(property_id) == {"a\r\n\u2028c.jpg": "a\nb.jpg"}
+
+
 def test_delete_before_its_create(system: acceptance.System, property_id: str) -> None:
     key = acceptance.key_of(property_id, "a.jpg")
     # The shorter sequencer counts as padded with zeros on its right: this one is the later of the two.

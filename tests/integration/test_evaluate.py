@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import pathlib
 import subprocess
-import sys
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -15,26 +16,26 @@ import pytest
 from core import bundle
 from core.drawing import overlays, properties, rooms
 from core.learning import pairs
+from tests.integration import forking
 
 WEIGHTS = ("--weights", "untrained")
 
 
-def dedup(home: pathlib.Path, *arguments: str | pathlib.Path) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("DEDUP_")}
-    return subprocess.run(
-        [sys.executable, "-m", "workers", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env={**clean, "DEDUP_DATA_DIR": str(home)},
-        check=False,
-    )
+Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """One cache for all tests."""
     return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def dedup(home: pathlib.Path) -> Iterator[Run]:
+    """`dedup` with the arguments given, in a process of its own."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DEDUP_")}
+    with forking.server() as run:
+        yield functools.partial(run, env={**clean, "DEDUP_DATA_DIR": str(home)})
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +66,8 @@ def pair_set(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return folder
 
 
-def test_json_is_all_there_is_on_stdout(home: pathlib.Path, pair_set: pathlib.Path) -> None:
-    shown = dedup(home, "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--json")
+def test_json_is_all_there_is_on_stdout(dedup: Run, home: pathlib.Path, pair_set: pathlib.Path) -> None:
+    shown = dedup("evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--json")
     assert shown.returncode == 0, shown.stderr
     (line,) = shown.stdout.splitlines()
     found = json.loads(line)
@@ -77,15 +78,15 @@ def test_json_is_all_there_is_on_stdout(home: pathlib.Path, pair_set: pathlib.Pa
     assert all(0 <= found[key] <= 1 for key in ("f1", "precision", "recall", "average_precision"))
     assert "untrained" in shown.stderr
     assert list((home / "cache").rglob("*.safetensors"))
-    again = dedup(home, "evaluate", pair_set, *WEIGHTS, "--json")
+    again = dedup("evaluate", pair_set, *WEIGHTS, "--json")
     assert again.stdout == shown.stdout
 
 
-def test_a_split_that_is_not_there_is_exit_code_78(home: pathlib.Path, pair_set: pathlib.Path) -> None:
-    shown = dedup(home, "evaluate", pair_set / "pairs_val.csv", *WEIGHTS, "--json")
+def test_a_split_that_is_not_there_is_exit_code_78(dedup: Run, pair_set: pathlib.Path) -> None:
+    shown = dedup("evaluate", pair_set / "pairs_val.csv", *WEIGHTS, "--json")
     assert (shown.returncode, shown.stdout) == (78, "")
     assert "no pairs of split test; it holds val" in shown.stderr
-    chosen = dedup(home, "evaluate", pair_set / "pairs_val.csv", *WEIGHTS, "--split", "val", "--json")
+    chosen = dedup("evaluate", pair_set / "pairs_val.csv", *WEIGHTS, "--split", "val", "--json")
     assert json.loads(chosen.stdout)["pairs"] == 4
 
 
@@ -98,26 +99,26 @@ def test_a_split_that_is_not_there_is_exit_code_78(home: pathlib.Path, pair_set:
     ],
 )
 def test_what_is_wrong_is_said_without_a_traceback(
-    home: pathlib.Path, pair_set: pathlib.Path, arguments: tuple[str, ...], message: str
+    dedup: Run, pair_set: pathlib.Path, arguments: tuple[str, ...], message: str
 ) -> None:
-    shown = dedup(home, "evaluate", pair_set / "pairs_test.csv", *arguments)
+    shown = dedup("evaluate", pair_set / "pairs_test.csv", *arguments)
     assert (shown.returncode, shown.stdout) == (78, "")
     assert message in shown.stderr
     assert "Traceback" not in shown.stderr
 
 
-def test_a_missing_picture_is_named(home: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_a_missing_picture_is_named(dedup: Run, tmp_path: pathlib.Path) -> None:
     (tmp_path / "images").mkdir()
     row = ["x.jpg", "y.jpg", 1, "test", 1, 1, "k"]
     with (tmp_path / "pairs.csv").open("w", newline="") as file:
         csv.writer(file).writerows([pairs.COLUMNS, row])
-    shown = dedup(home, "evaluate", tmp_path / "pairs.csv", *WEIGHTS)
+    shown = dedup("evaluate", tmp_path / "pairs.csv", *WEIGHTS)
     assert shown.returncode == 78
     assert "x.jpg" in shown.stderr
 
 
 def test_the_whole_comparison_in_one_command(
-    home: pathlib.Path, pair_set: pathlib.Path, tmp_path: pathlib.Path
+    dedup: Run, pair_set: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     pytest.importorskip("cv2")
     pytest.importorskip("imagehash")
@@ -129,7 +130,7 @@ def test_the_whole_comparison_in_one_command(
     (tmp_path / "homes" / "duplicates.csv").write_text("property,a,b\n7,7_hall.jpg,7_hall_v0.jpg\n")
     output, sheet = tmp_path / "out", tmp_path / "sheet.html"
     shown = dedup(
-        home, "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--baselines", "--properties", tmp_path / "homes",
+        "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--baselines", "--properties", tmp_path / "homes",
         "--output", output, "--sheet", sheet,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr
@@ -147,21 +148,21 @@ def test_the_whole_comparison_in_one_command(
     assert "Worst-decided pairs" in sheet.read_text()
 
 
-def test_baselines_need_val_pairs(home: pathlib.Path, pair_set: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_baselines_need_val_pairs(dedup: Run, pair_set: pathlib.Path, tmp_path: pathlib.Path) -> None:
     pytest.importorskip("cv2")
     pytest.importorskip("imagehash")
     (tmp_path / "images").symlink_to(pair_set / "images")
     (tmp_path / "pairs.csv").write_bytes((pair_set / "pairs_test.csv").read_bytes())
-    shown = dedup(home, "evaluate", tmp_path / "pairs.csv", *WEIGHTS, "--baselines")
+    shown = dedup("evaluate", tmp_path / "pairs.csv", *WEIGHTS, "--baselines")
     assert shown.returncode == 78
     assert "no val pairs" in shown.stderr
 
 
 def test_train_ends_with_a_bundle_that_evaluates(
-    home: pathlib.Path, pair_set: pathlib.Path, tmp_path: pathlib.Path
+    dedup: Run, pair_set: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     shown = dedup(
-        home, "train", pair_set, "--output", tmp_path / "mine", "--seed", "1", "--precision", "0.5", *WEIGHTS
+        "train", pair_set, "--output", tmp_path / "mine", "--seed", "1", "--precision", "0.5", *WEIGHTS
     )
     assert shown.returncode == 0, shown.stderr
     made = bundle.load(tmp_path / "mine")
@@ -169,16 +170,17 @@ def test_train_ends_with_a_bundle_that_evaluates(
     assert f"bundle mine {made.digest}" in shown.stdout
     assert "houses left out, drawn: " in shown.stdout
     measured = dedup(
-        home, "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--bundle", tmp_path / "mine", "--json"
+        "evaluate", pair_set / "pairs_test.csv", *WEIGHTS, "--bundle", tmp_path / "mine", "--json"
     )
     assert json.loads(measured.stdout)["threshold"] == made.decision
     for arguments, message in (((tmp_path,), "expected pairs*.csv"), ((), "Nothing to train on")):
-        nothing = dedup(home, "train", *arguments, "--output", tmp_path / "other", *WEIGHTS)
+        nothing = dedup("train", *arguments, "--output", tmp_path / "other", *WEIGHTS)
         assert (nothing.returncode, nothing.stdout) == (78, "")
         assert message in " ".join(nothing.stderr.split())
 
 
-def test_train_needs_no_labels(home: pathlib.Path, tmp_path: pathlib.Path) -> None:
+@pytest.mark.slow
+def test_train_needs_no_labels(dedup: Run, home: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for number, (photos, _) in enumerate(properties.draw_properties(8, seed=3)):
         for photo in photos:
             path = tmp_path / "photos" / str(number) / photo.name
@@ -186,7 +188,7 @@ def test_train_needs_no_labels(home: pathlib.Path, tmp_path: pathlib.Path) -> No
             path.write_bytes(photo.jpeg)
     (tmp_path / "photos" / "0" / "broken.jpg").write_bytes(b"no picture")
     shown = dedup(
-        home, "train", "--photos", tmp_path / "photos", "--made-pairs", "50", "--output", tmp_path / "mine",
+        "train", "--photos", tmp_path / "photos", "--made-pairs", "50", "--output", tmp_path / "mine",
         "--precision", "0.5", *WEIGHTS,
     )  # fmt: skip
     assert shown.returncode == 0, shown.stderr

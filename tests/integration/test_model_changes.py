@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import datetime
 import random
 import threading
 from collections.abc import Iterator, Sequence
@@ -125,12 +126,13 @@ def test_each_model_is_matched_among_its_own_embeddings(base: database.Database,
 def test_a_photo_says_which_models_it_lacks(base: database.Database, place: str) -> None:
     photo = ledger.apply(base, ledger.event(place, "a")).photo
 
-    def begin(known: Sequence[str], unfit: Sequence[str] = (), again: bool = False) -> photos.Attempt:
+    def begin(known: Sequence[str], unfit: Sequence[str] = (), again: str | None = None) -> photos.Attempt:
         with base.transaction() as connection:
             found = photos.begin_attempt(connection, photo, known=known, unfit=unfit, again=again)
         assert found is not None
         return found
 
+    later = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=1)
     first = begin([OLD])
     assert (first.lacking, first.active) == ((OLD, NEW), OLD)
     assert ledger.row(base, photo)["attempts"] == 0, "not begun before all are known"
@@ -139,7 +141,7 @@ def test_a_photo_says_which_models_it_lacks(base: database.Database, place: str)
     assert store(base, photo, old=(1,)) == photos.Stored(True, (NEW,))
     assert begin([OLD], unfit=[NEW]).embedded
     assert begin([OLD, NEW]).lacking == (NEW,)
-    assert begin([OLD, NEW], again=True).lacking == (OLD, NEW)
+    assert begin([OLD, NEW], again=later.isoformat()).lacking == (OLD, NEW)
     assert store(base, photo, new=(1,)) == photos.Stored(True, ())
     assert begin([OLD, NEW]).embedded
 

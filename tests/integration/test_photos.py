@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 import numpy as np
@@ -204,8 +205,12 @@ def test_an_outage_is_not_the_photos_fault(base: database.Database, property_id:
         photos.excuse(connection, photo)
     assert row(base, photo)["attempts"] == 0
     for number in (1, 2):
-        with base.transaction() as connection:
-            assert photos.postpone(connection, photo) == number
+        for _ in range(200):
+            # A swarm of events, each with a task of its own, all of which gave up in the same outage.
+            with base.transaction() as connection:
+                assert photos.postpone(connection, photo, number - 1) == number
+    with base.transaction() as connection:
+        assert photos.postpone(connection, photo, 0) == 2, "a late copy of the first round"
     assert row(base, photo)["status"] == "pending"
     assert embed(base, photo, vector(1))
     assert row(base, photo)["postponed"] == 0
@@ -240,7 +245,7 @@ def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
 ) -> None:
     photo = apply(base, event(property_id, "a")).photo
 
-    def begin(*, alone: bool = False, again: bool = False) -> photos.Attempt:
+    def begin(*, alone: bool = False, again: str | None = None) -> photos.Attempt:
         with base.transaction() as connection:
             attempt = photos.begin_attempt(connection, photo, known=[Bundle.id], alone=alone, again=again)
         assert attempt is not None
@@ -256,8 +261,37 @@ def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
     again = begin()
     assert (again.lost, again.embedded) == (0, True)
     assert row(base, photo)["attempts"] == 0, "a copy of its task counts nothing"
-    assert not begin(again=True).embedded
+    embedded_at = row(base, photo)["updated_at"]
+    assert begin(again=embedded_at.isoformat()).embedded, "anew, and that it is"
+    assert not begin(again=(embedded_at + datetime.timedelta(seconds=1)).isoformat()).embedded
     assert row(base, photo)["attempts"] == 1
+
+
+@pytest.mark.parametrize("end", ["outage", "corrupt", "embedded"])
+def test_copies_of_a_task_in_many_processes_are_no_losses(
+    base: database.Database, property_id: str, end: str
+) -> None:
+    photo = apply(base, event(property_id, "a")).photo
+    losses = []
+    for _ in range(4):
+        with base.transaction() as connection:
+            attempt = photos.begin_attempt(connection, photo, known=[Bundle.id], alone=True)
+        assert attempt
+        losses.append(attempt.lost)
+    assert losses == [0, 1, 2, 3], "three are at work on it, and the fourth takes them for lost"
+    with base.transaction() as connection:
+        photos.fail(connection, photo, "killed_worker", "lost 3 times")
+    if end == "embedded":
+        assert embed(base, photo, vector(1))
+    else:
+        with base.transaction() as connection:
+            if end == "outage":
+                photos.excuse(connection, photo)
+            else:
+                photos.fail(connection, photo, "corrupt", "")
+    found = row(base, photo)
+    expected = {"outage": ("pending", None), "corrupt": ("failed", "corrupt"), "embedded": ("embedded", None)}
+    assert (found["status"], found["failure"]) == expected[end]
 
 
 def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database, property_id: str) -> None:
@@ -276,12 +310,14 @@ def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database,
             photo.photo_id,
         )
 
-    def overdue(limit: int) -> tuple[list[photos.Revision], list[photos.Revision]]:
+    def overdue(limit: int) -> tuple[list[photos.Overdue], list[photos.Revision]]:
         with base.transaction() as connection:
             return photos.overdue(connection, 86_400, limit)
 
-    assert overdue(2) == (waiting[:2], [])
-    assert overdue(10) == (waiting[2:], [unmatched])
+    with base.transaction() as connection:
+        photos.postpone(connection, waiting[1], 4)
+    assert overdue(2) == ([photos.Overdue(waiting[0], 0), photos.Overdue(waiting[1], 5)], [])
+    assert overdue(10) == ([photos.Overdue(waiting[2], 0)], [unmatched])
     assert overdue(10) == ([], [])
     assert fresh not in waiting
 

@@ -64,6 +64,7 @@ def _figures(result: harness.Result) -> dict[str, object]:
         "seed": result.seed,
         "minutes": f"{result.minutes:g}",
         "photos": result.photos,
+        "properties": result.properties,
         **dataclasses.asdict(result.counts),
         "faults": sum(result.faults.values()),
         "faults_by_kind": faults,

@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,11 @@ from core.drawing import exteriors, rooms
 PLACES = 12
 MARGIN = 0.03
 """No two pictures score nearer to a threshold than this, so that rounding never decides."""
+
+INPUT_SIZE = 112
+"""Pixels that the soak's bundle takes, a quarter of the shipped one's: the forward pass is what bounds how many photos
+a soak gets through, and not what it tests.
+"""
 
 _SIZE = (320, 240)
 _BATCH = 8
@@ -70,21 +76,20 @@ def poison() -> list[Content]:
     ]
 
 
-def draw() -> tuple[list[Content], Truth]:
+def draw(folder: pathlib.Path) -> tuple[list[Content], Truth]:
     """Pictures of a few places, several of each, less those that score too near to a threshold with another one.
 
-    The same in each run: drawn from fixed seeds and embedded by the untrained backbone, as the workers do it.
+    The same in each run: drawn from fixed seeds and embedded by the untrained backbone, as the workers do it. The
+    bundle that they score by is written into `folder`.
     """
     with warnings.catch_warnings():
         # That these weights know no rooms is what it warns of; here it is known.
         warnings.simplefilter("ignore", RuntimeWarning)
         backbone = embedding.Backbone(weights.load("untrained"))
-    model = bundle.for_backbone(backbone.weights_sha256)
-    embedder = embedding.Embedder(backbone, model.fusion)
     drawn = [content for seed in range(PLACES) for content in _views(seed)]
-    pixels = np.stack(
-        [images.decode(content.data, size=model.input_size, max_pixels=10**7).pixels for content in drawn]
-    )
+    model = _small(folder, backbone, drawn)
+    embedder = embedding.Embedder(backbone, model.fusion)
+    pixels = _pixels(drawn, model.input_size)
     parts = [embedder.embed(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]
     vectors = np.concatenate(parts).astype(np.float16).astype(np.float32)
     scores = np.stack([model.classifier.score(vector[None], vectors) for vector in vectors])
@@ -100,6 +105,42 @@ def draw() -> tuple[list[Content], Truth]:
         duplicate=model.duplicate,
         review=model.review,
     )
+
+
+def _small(folder: pathlib.Path, backbone: embedding.Backbone, drawn: Sequence[Content]) -> bundle.Bundle:
+    """The shipped bundle of the untrained backbone for smaller pictures: levels shifted and scaled to what they are.
+
+    It knows less of rooms, and need not: the oracle scores by the same bundle.
+    """
+    shipped = bundle.for_backbone(backbone.weights_sha256)
+    some = drawn[::3]
+    full, small = (backbone.pool(_pixels(some, size)) for size in (shipped.input_size, INPUT_SIZE))
+    scale = (small.levels.std(axis=0) + 1e-6) / (full.levels.std(axis=0) + 1e-6)
+    shift = small.cells.astype(np.float32).mean((0, 1)) - full.cells.astype(np.float32).mean((0, 1))
+    fusion = dataclasses.replace(
+        shipped.fusion,
+        mean=(small.levels.mean(axis=0) - (full.levels.mean(axis=0) - shipped.fusion.mean) * scale).astype(
+            np.float32
+        ),
+        std=(shipped.fusion.std * scale).astype(np.float32),
+        cell_mean=(shipped.fusion.cell_mean + shift).astype(np.float32),
+    )
+    return bundle.save(
+        folder,
+        name="soak",
+        fusion=fusion,
+        classifier=shipped.classifier,
+        backbone=shipped.backbone,
+        input_size=INPUT_SIZE,
+        duplicate=shipped.duplicate,
+        decision=shipped.decision,
+        review=shipped.review,
+        training={"of": shipped.id},
+    )
+
+
+def _pixels(drawn: Sequence[Content], size: int) -> images.Pixels:
+    return np.stack([images.decode(content.data, size=size, max_pixels=10**7).pixels for content in drawn])
 
 
 def _views(seed: int) -> list[Content]:

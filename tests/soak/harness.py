@@ -25,9 +25,9 @@ BROKERS = ("pgmq", "rabbitmq")
 BUCKET = "soak"
 EVENTS = "dedup-events"
 
-_PROPERTIES = 30
+_PROPERTIES = 300
 _MORE = ("embed-2", "match-2", "ingest-2")
-_BACKLOG = 60
+_BACKLOG = 250
 """Photos that wait at most before the portal pauses: what is to be tested is not how long a queue can get."""
 
 _PAUSE_SECONDS = 0.1
@@ -39,6 +39,20 @@ _SETTINGS = {
     # Two embed workers share what processors there are.
     "OMP_NUM_THREADS": "1",
 }
+# Without the property's lock, what one match worker has written and not committed is not seen by another; a commit that
+# lingers makes that likely.
+_LINGER = """
+CREATE FUNCTION soak_linger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF random() < 0.3 THEN
+        PERFORM pg_sleep(0.4 * random());
+    END IF;
+    RETURN NULL;
+END
+$$;
+CREATE CONSTRAINT TRIGGER soak_linger AFTER UPDATE OF matched_at ON photo DEFERRABLE INITIALLY DEFERRED
+FOR EACH ROW WHEN (NEW.matched_at IS NOT NULL) EXECUTE FUNCTION soak_linger();
+"""
 # Beside the tables and not in them: every attempt at a photo leaves a row here.
 _COUNT_ATTEMPTS = """
 CREATE TABLE soak_attempt (photo_id bigint NOT NULL, revision integer NOT NULL);
@@ -75,6 +89,7 @@ class Result:
     seed: int
     minutes: float
     photos: int
+    properties: int
     counts: post.Counts
     faults: Mapping[str, int]
     attempts: int
@@ -87,21 +102,28 @@ def run(broker_name: str, seed: int, minutes: float, say: Callable[[str], None])
     """Soak a new stack on one broker; `say` gets a line about how it goes from time to time."""
     rng = random.Random(seed)
     say("drawing and scoring the pictures")
-    good, truth = contents.draw()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-soak-", dir="/tmp"))
     folder.chmod(0o755)
+    good, truth = contents.draw(folder / "bundle")
+    say(f"{len(good)} good pictures")
     with contextlib.ExitStack() as open_parts:
         node = None
         if broker_name == "rabbitmq":
             node = open_parts.enter_context(rabbitmq.Node(folder / "rabbitmq"))
         own = {"DEDUP_BROKER_URL": node.url, "DEDUP_EVENT_BROKER_URL": node.url} if node else {}
-        environment = {**acceptance.stack_environment(), **_SETTINGS, **own}
+        environment = {
+            **acceptance.stack_environment(),
+            **_SETTINGS,
+            "DEDUP_BUNDLE": str(folder / "bundle"),
+            **own,
+        }
         stack = open_parts.enter_context(embedded.Stack(folder, environment))
         system = PatientSystem(stack)
         broker = _rabbitmq(node) if node else _pgmq(system)
         system.s3.create_bucket(Bucket=BUCKET)
         with psycopg.connect(stack.postgres.url(), autocommit=True) as connection:
             connection.execute(_COUNT_ATTEMPTS)
+            connection.execute(_LINGER)
         for name in _MORE:
             stack.start_worker(name, name.partition("-")[0])
         acceptance.until(lambda: "ingest_ready" in _log(stack, "ingest"), "ingest runs")
@@ -136,7 +158,13 @@ def _soak(
     counts = post.Counts()
     events = post.Post(broker.send, random.Random(rng.random()), counts)
     portal = traffic.Portal(
-        system, BUCKET, good, max(_PROPERTIES, int(minutes * 8)), random.Random(rng.random()), events, counts
+        system,
+        BUCKET,
+        good,
+        max(_PROPERTIES, int(minutes * 100)),
+        random.Random(rng.random()),
+        events,
+        counts,
     )
     end = time.monotonic() + 60 * minutes
     next_word = time.monotonic() + 20
@@ -176,6 +204,7 @@ def _soak(
         seed=seed,
         minutes=minutes,
         photos=portal.photos(),
+        properties=portal.properties(),
         counts=counts,
         faults=dict(sorted(faults.injected.items())),
         attempts=attempts["all"],

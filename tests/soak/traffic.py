@@ -17,7 +17,7 @@ LONGEST_MOMENT_SECONDS = 3.0
 
 _PHOTOS_PER_PROPERTY = 14
 _NEWEST = 20
-_ALBUM = 6
+_ALBUM = 12
 
 
 @dataclasses.dataclass
@@ -88,6 +88,10 @@ class Portal:
         """How many keys there ever were."""
         return self._created
 
+    def properties(self) -> int:
+        """How many properties ever had a photo."""
+        return sum(bool(photos) for photos in self._photos.values())
+
     def _create(self, now: float) -> None:
         roomy = [
             name
@@ -97,7 +101,7 @@ class Portal:
         if roomy:
             # An album at a time, as agents upload them: its photos meet in batches, and are matched side by side.
             property_id = self._rng.choice(roomy)
-            for _ in range(self._rng.randint(1, _ALBUM)):
+            for _ in range(self._rng.choice((1, 3, _ALBUM))):
                 self._new(property_id, self._any_content(), now)
 
     def _overwrite(self, now: float) -> None:

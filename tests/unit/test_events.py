@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime
 import json
-import re
 import urllib.parse
 from typing import Any
 
@@ -12,9 +11,7 @@ from hypothesis import strategies as st
 
 from core import events, settings
 
-PATTERN = events.KeyPattern(
-    re.compile(settings.Settings.model_fields["key_pattern"].default), frozenset({"photos"})
-)
+PATTERN = events.key_pattern(settings.Settings.model_fields["key_pattern"].default, {"photos"})
 SEQUENCERS = st.text("0123456789ABCDEF", min_size=1, max_size=24)
 NOW = datetime.datetime(2026, 5, 1, tzinfo=datetime.UTC)
 
@@ -58,6 +55,14 @@ def test_s3_record_with_every_field() -> None:
         sequencer="0055AED6DCD90281E5",
         occurred_at=datetime.datetime(2026, 5, 1, 10, 0, 0, 123000, tzinfo=datetime.UTC),
     )
+
+
+def test_a_key_may_hold_line_breaks() -> None:
+    event = only(parse({"Records": [record("properties/4\n2/photos/a\nb\r\u2028.jpg")]}))
+    assert (event.property_id, event.key) == ("4\n2", "properties/4\n2/photos/a\nb\r\u2028.jpg")
+    # Also where an installation gives a pattern of its own.
+    own = events.key_pattern("(?P<property>[^/]+)/(?P<name>.+)", ["photos"])
+    assert own.property_of("photos", "42/a\n.jpg") == "42"
 
 
 def test_key_is_decoded_exactly_once() -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import pathlib
 import random
-import re
 from typing import Any
 
 import numpy as np
@@ -22,9 +21,7 @@ from tests.unit import mutations
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "3000"))
 SEED = int(os.environ.get("FUZZ_SEED", "1"))
-PATTERN = events.KeyPattern(
-    re.compile(settings.Settings.model_fields["key_pattern"].default), frozenset({"photos"})
-)
+PATTERN = events.key_pattern(settings.Settings.model_fields["key_pattern"].default, {"photos"})
 REJECTED = {"not_understood", "other_event", "unknown_bucket", "no_property", "bad_key"}
 UNDECODABLE = {"empty", "unsupported", "too_many_pixels", "corrupt"}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")

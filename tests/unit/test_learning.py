@@ -252,8 +252,6 @@ def test_training_learns_and_repeats(tmp_path: pathlib.Path, monkeypatch: pytest
     assert first.backbone == bundle.BackboneReference("resnet50", "fake", "ef" * 32)
     again = training.train([pair_set], source, tmp_path / "b", name="small", seed=3, recipe=recipe)
     assert again.digest == first.digest
-    other = training.train([pair_set], source, tmp_path / "c", name="small", seed=4, recipe=recipe)
-    assert other.digest != first.digest
     unseen = _synthetic(tmp_path / "unseen", 16, seed=1)
     vectors = features.Features(cast(embedding.Backbone, FakeBackbone()), 224).fused(
         unseen.pictures, first.fusion

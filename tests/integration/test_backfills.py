@@ -1,0 +1,104 @@
+"""A backfill that is stopped, or whose tasks come again, embeds no photo twice that was done."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+
+import pytest
+
+from core import backfills, database, photos, settings
+from tests.integration import ledger
+from workers import backfill, sources
+
+PHOTOS = 40
+WINDOW = 8
+Message = tuple[list[photos.Revision], str | None]
+
+
+@dataclasses.dataclass
+class Queue:
+    """The queue of backfills, and a worker who takes what is in it; `embedded` is in the order in which it was done."""
+
+    base: database.Database
+    messages: queue.Queue[Message | None] = dataclasses.field(default_factory=queue.Queue)
+    sent: list[Message] = dataclasses.field(default_factory=list)
+    embedded: list[photos.Revision] = dataclasses.field(default_factory=list)
+
+    def publish(
+        self, revisions: Sequence[photos.Revision], *, model_id: str | None, again: str | None
+    ) -> None:
+        """Take a task in."""
+        self.sent.append((list(revisions), again))
+        self.messages.put(self.sent[-1])
+
+    def work(self) -> None:
+        """Do each task, as the embed worker does, until there is a None."""
+        while (message := self.messages.get()) is not None:
+            for photo in message[0]:
+                with self.base.transaction() as connection:
+                    attempt = photos.begin_attempt(
+                        connection, photo, known=[ledger.Bundle.id], again=message[1]
+                    )
+                if attempt and not attempt.embedded:
+                    ledger.embed(self.base, photo, ledger.vector(1))
+                    self.embedded.append(photo)
+            self.messages.task_done()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _model(base: database.Database) -> None:
+    ledger.activate_model(base)
+
+
+@pytest.fixture
+def tasks(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
+    """The queue, with a worker on it."""
+    found = Queue(base)
+    monkeypatch.setattr(backfill, "publish_embed_many", found.publish)
+    worker = threading.Thread(target=found.work)
+    worker.start()
+    yield found
+    found.messages.put(None)
+    worker.join()
+
+
+def run(base: database.Database, property_id: str, stop_after: int | None = None) -> backfill.Progress:
+    """Embed a property's photos anew; KeyboardInterrupt when so many are published, done or not."""
+
+    def report(progress: backfill.Progress) -> None:
+        if stop_after is not None and progress.published >= stop_after:
+            raise KeyboardInterrupt
+
+    source = sources.recorded(base, backfills.Selection("all", property_id))
+    return backfill.run(settings.Settings(backfill_window=WINDOW), base, source, report)
+
+
+def test_stopped_again_and_again(base: database.Database, tasks: Queue) -> None:
+    property_id = ledger.new_property()
+    every = [ledger.add(base, property_id, f"{number:02d}", 1) for number in range(PHOTOS)]
+    for stop_after in (5, 20):
+        with pytest.raises(KeyboardInterrupt):
+            run(base, property_id, stop_after)
+        # What was published is done while nobody counts it.
+        tasks.messages.join()
+        assert len(tasks.embedded) < PHOTOS
+    assert run(base, property_id).done == PHOTOS
+    assert sorted(tasks.embedded, key=lambda photo: photo.photo_id) == every, "each of them once"
+    assert sum(len(chunk) for chunk, _ in tasks.sent) <= PHOTOS + 2 * WINDOW, "a window is published again"
+    # The next one of the same name is another one.
+    assert run(base, property_id).done == PHOTOS
+    assert set(collections.Counter(tasks.embedded).values()) == {2}
+
+
+def test_tasks_that_come_again(base: database.Database, tasks: Queue) -> None:
+    property_id = ledger.new_property()
+    every = [ledger.add(base, property_id, f"{number:02d}", 1) for number in range(PHOTOS)]
+    run(base, property_id)
+    for message in list(tasks.sent):
+        tasks.messages.put(message)
+    assert run(base, property_id).done == PHOTOS
+    assert collections.Counter(tasks.embedded) == dict.fromkeys(every, 2), "once for each backfill"
