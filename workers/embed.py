@@ -25,7 +25,7 @@ from core import (
     settings,
     weights,
 )
-from workers import batching, isolation, logs, processes, tasks
+from workers import batching, health, isolation, logs, processes, tasks
 from workers.app import EMBED_BULK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -77,6 +77,8 @@ class Worker:
             return False
         if attempt.embedded:
             return True
+        if attempt.lost:
+            log.warning("photo_lost_its_worker", times=attempt.lost)
         try:
             if attempt.lost >= self.config.embed_max_losses:
                 raise errors.PermanentError(
@@ -99,7 +101,9 @@ class Worker:
         return kept
 
     def _compute(self, bucket: str, key: str) -> photos.Embedded:
-        found = objects.fetch(self.s3, bucket, key, self.config.max_photo_bytes)
+        found = objects.fetch(
+            self.s3, bucket, key, self.config.max_photo_bytes, self.config.s3_fetch_timeout_seconds
+        )
         picture = images.decode(
             found.data, size=self.bundle.input_size, max_pixels=self.config.max_photo_pixels
         )
@@ -132,7 +136,9 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     )
     bundle.check_backbone(model_bundle, backbone)
     embedder = embedding.Embedder(backbone, model_bundle.fusion)
-    base = database.Database(config.database_url, config.database_pool_size)
+    base = database.Database(
+        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+    )
     with base.transaction() as connection:
         models.register(connection, model_bundle)
     _worker = Worker(
@@ -148,6 +154,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         match_queue=MATCH_BULK if bulk else MATCH,
     )
     tasks.prepare(config, base)
+    health.process.needs(_worker.batcher.thread)
     log.info("embed_worker_ready", device=device, model=model_bundle.id, weights=backbone.weights_name)
     return _worker
 
@@ -155,7 +162,8 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
 def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vectors:
     """The forward pass. What fails in it is the device's fault: the pixels were checked."""
     try:
-        return embedder.embed(pixels)
+        with health.process.working("forward pass"):
+            return embedder.embed(pixels)
     except torch.OutOfMemoryError as error:
         raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
     except torch.AcceleratorError as error:
@@ -170,7 +178,7 @@ def embed_photo(
 ) -> None:
     """Embed one revision of a photo and ask for its match."""
     photo = photos.Revision(property_id, photo_id, revision)
-    with logs.bound(task_id=self.request.id, **dataclasses.asdict(photo)):
+    with health.process.working():
         if _worker.embed(photo, again=again):
             publish_match(property_id, photo_id, _worker.match_queue)
 
@@ -182,14 +190,14 @@ def embed_many(
     """Embed many photos; each one's fate is its own. `model_id` None: the model of the worker that takes it."""
     if model_id not in {None, _worker.bundle.id}:
         raise errors.TransientError(f"This worker has the model {_worker.bundle.id}, not {model_id}.")
-    with logs.bound(task_id=self.request.id):
-        one = functools.partial(_embed_one_of_many, again=again, task_id=self.request.id)
-        for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
-            pass
+    ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id()}
+    one = functools.partial(_embed_one_of_many, again=again, ids=ids)
+    for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
+        pass
 
 
-def _embed_one_of_many(photo: photos.Revision, again: bool, task_id: str) -> None:
-    with logs.bound(task_id=task_id, **dataclasses.asdict(photo)):
+def _embed_one_of_many(photo: photos.Revision, again: bool, ids: dict[str, str | None]) -> None:
+    with logs.bound(**ids, **dataclasses.asdict(photo)), health.process.working():
         try:
             if _worker.embed(photo, again=again):
                 publish_match(photo.property_id, photo.photo_id, _worker.match_queue)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import structlog
 
 from core import bundle, database, errors, matching, models, settings
-from workers import logs, tasks
+from workers import health, tasks
 from workers.app import app, policy
 
 log = structlog.get_logger()
@@ -35,7 +35,9 @@ def prepare(config: settings.Settings) -> Worker:
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
     at_hand = [*bundle.shipped().values()] + ([bundle.load(config.bundle)] if config.bundle else [])
     bundles = {item.id: item for item in at_hand}
-    base = database.Database(config.database_url, config.database_pool_size)
+    base = database.Database(
+        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+    )
     with base.transaction() as connection:
         model = models.active(connection)
     if model is not None and model.id not in bundles:
@@ -52,7 +54,7 @@ def prepare(config: settings.Settings) -> Worker:
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.match", **policy())
 def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int) -> None:
     """Match one photo within its property and rewrite the property's flags."""
-    with logs.bound(task_id=self.request.id, property_id=property_id, photo_id=photo_id):
+    with health.process.working():
         with _worker.database.transaction() as connection:
             pairs = matching.match(
                 connection, property_id, photo_id, _worker.bundles, _worker.config.match_neighbours
