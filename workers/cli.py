@@ -259,6 +259,7 @@ def _addresses(stack: embedded.Stack) -> str:
             f"Owner's login           {stack.postgres.url()}",
             f"S3 and SQS              {store.endpoint_url} (bucket {store.bucket}, queue {store.queue})",
             f"Logs                    {stack.log_file('embed').parent}",
+            f"How the workers are     {', '.join(f'{url} ({name})' for name, url in stack.health_urls().items())}",
             "",
             f"Upload:  {' '.join(upload)}",
             f"Look:    psql '{stack.reader_url}' -c 'TABLE listing_duplicates'",

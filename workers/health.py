@@ -197,7 +197,7 @@ def serve(
         others: more WSGI applications, by their paths.
 
     Raises:
-        ConfigurationError: the port cannot be had.
+        TransientError: the port cannot be had now.
     """
     if config.health_port is None:
         return
@@ -210,7 +210,8 @@ def serve(
             handler_class=_Handler,
         )
     except OSError as error:
-        raise errors.ConfigurationError(
+        # Not one of configuration: the process that this one takes over from may still be ending.
+        raise errors.TransientError(
             f"DEDUP_HEALTH_PORT: {config.health_host}:{config.health_port} cannot be had ({error.strerror}); each "
             "process of a host needs a port of its own."
         ) from error
