@@ -34,7 +34,7 @@ SETTINGS = {
 
 def ask(url: str) -> tuple[int, acceptance.Row]:
     """Status and JSON of an answer over HTTP; OSError when there is none."""
-    host, port = _place(url)
+    host, port = place(url)
     connection = http.client.HTTPConnection(host, port, timeout=30)
     try:
         connection.request("GET", urllib.parse.urlsplit(url).path)
@@ -148,23 +148,23 @@ def world(folder: pathlib.Path, broker_url: str | None = None) -> Iterator[World
         postgres = embedded_postgres.EmbeddedPostgres(folder)
         postgres.start()
         running.callback(postgres.stop)
-        database = running.enter_context(proxy.Proxy(_place(postgres.url())))
-        broker = running.enter_context(proxy.Proxy(_place(broker_url)))
+        database = running.enter_context(proxy.Proxy(place(postgres.url())))
+        broker = running.enter_context(proxy.Proxy(place(broker_url)))
         stack = embedded.Stack(folder)
         stack.store.start()
         running.callback(stack.store.stop)
-        store = running.enter_context(proxy.Proxy(_place(stack.store.endpoint_url)))
-        by_proxy = _at(broker_url, broker.port)
+        store = running.enter_context(proxy.Proxy(place(stack.store.endpoint_url)))
+        by_proxy = at(broker_url, broker.port)
         stack = embedded.Stack(
             folder,
             {
                 **acceptance.stack_environment(),
                 **SETTINGS,
-                "DEDUP_DATABASE_URL": _at(postgres.url("dedup_worker"), database.port),
+                "DEDUP_DATABASE_URL": at(postgres.url("dedup_worker"), database.port),
                 "DEDUP_BROKER_URL": by_proxy,
                 "DEDUP_EVENT_BROKER_URL": by_proxy,
                 "DEDUP_EVENT_QUEUE": EVENTS,
-                "DEDUP_S3_ENDPOINT_URL": _at(stack.store.endpoint_url, store.port),
+                "DEDUP_S3_ENDPOINT_URL": at(stack.store.endpoint_url, store.port),
             },
         )
         running.enter_context(stack)
@@ -173,12 +173,14 @@ def world(folder: pathlib.Path, broker_url: str | None = None) -> Iterator[World
         yield there
 
 
-def _place(url: str) -> tuple[str, int]:
+def place(url: str) -> tuple[str, int]:
+    """Host and port of an address."""
     parts = urllib.parse.urlsplit(url)
     assert parts.hostname
     assert parts.port
     return parts.hostname, parts.port
 
 
-def _at(url: str, port: int) -> str:
-    return url.replace(f":{_place(url)[1]}", f":{port}", 1)
+def at(url: str, port: int) -> str:
+    """The same address at another port."""
+    return url.replace(f":{place(url)[1]}", f":{port}", 1)
