@@ -41,14 +41,14 @@ def test_retries_and_giving_up_carry_the_ids(app: celery.Celery) -> None:
 
     merge = structlog.contextvars.merge_contextvars
     with structlog.testing.capture_logs(processors=[merge]) as lines:
-        _declare(app, run).apply(kwargs=IDS, task_id="t", throw=False, root_id="event")
+        _declare(app, run).apply(kwargs=IDS, task_id="t", throw=False)
     said = [line["event"] for line in lines]
     assert said == ["task_retried", "task_retried", "task_gave_up", "failure_not_recorded"]
     assert [line["retries"] for line in lines[:2]] == [1, 2]
     for line in lines:
         assert {name: line[name] for name in IDS} == IDS
         assert (line["task_id"], line["task"]) == ("t", "dedup.embed")
-        assert line["correlation_id"] == "event"
+        assert line["correlation_id"] == "t"
 
 
 def _nothing(self: Any) -> None:
