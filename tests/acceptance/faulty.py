@@ -145,6 +145,7 @@ def world(folder: pathlib.Path, broker_url: str | None = None) -> Iterator[World
         if broker_url is None:
             host = running.enter_context(brokers.virtual_host())
             broker_url = f"amqp://guest:guest@{brokers.RABBITMQ[0]}:{brokers.RABBITMQ[1]}/{host}"
+        folder.mkdir(exist_ok=True)
         postgres = embedded_postgres.EmbeddedPostgres(folder)
         postgres.start()
         running.callback(postgres.stop)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.soak import rabbitmq
+
 from . import conftest, faulty
 from . import system as acceptance
 
@@ -209,3 +211,28 @@ def test_no_secret_is_in_any_log(world: faulty.World) -> None:
         text = path.read_text(encoding="utf-8")
         assert text
         assert not [secret for secret in secrets if secret in text], path.name
+
+
+@pytest.mark.slow
+def test_broker_killed(data_dir: pathlib.Path) -> None:
+    """A RabbitMQ of the test's own, with an event, retries and a match in it; nothing of them is lost."""
+    if not (rabbitmq.SCRIPTS / "rabbitmq-server").exists():
+        pytest.skip(f"no rabbitmq-server in {rabbitmq.SCRIPTS}")
+    with (
+        rabbitmq.Node(data_dir / "rabbitmq") as node,
+        faulty.world(data_dir / "stack", node.url) as world,
+    ):
+        world.store.refuse()
+        names = {f"{number}.jpg" for number in range(6)}
+        for number in range(6):
+            world.upload("42", f"{number}.jpg", faulty.photo(number))
+        acceptance.until(
+            lambda: len(_logged(world, "embed", "task_retried")) >= 6, "the retries wait in the broker"
+        )
+        node.kill()
+        world.until_told(["ingest"], "events away for")
+        world.until_told(["embed", "match", "sweep"], "broker away for")
+        world.store.mend()
+        node.start()
+        world.until_done("42", names)
+        world.until_well()
