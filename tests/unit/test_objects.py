@@ -23,7 +23,9 @@ def _access(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def store(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator[Any]:
+def store(
+    answer: Callable[[socket.socket, threading.Event], None], timeout_seconds: float = 1
+) -> Iterator[Any]:
     """A client for a store that answers so; the event is set at the end."""
     end = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -41,7 +43,8 @@ def store(answer: Callable[[socket.socket, threading.Event], None]) -> Iterator[
         thread = threading.Thread(target=serve)
         thread.start()
         config = settings.Settings(
-            s3_endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}", s3_timeout_seconds=1
+            s3_endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
+            s3_timeout_seconds=timeout_seconds,
         )
         s3 = objects.client(config)
         try:
@@ -98,11 +101,11 @@ def test_a_body_that_trickles_is_given_up() -> None:
 
     def trickle(client: socket.socket, end: threading.Event) -> None:
         client.sendall(HEAD)
-        while not end.wait(0.05):
+        while not end.wait(0.5):
             client.sendall(b"x")
 
     with (
-        store(trickle) as s3,
+        store(trickle, timeout_seconds=30) as s3,
         pytest.raises(errors.TransientError, match=r"comes too slowly: .*DEDUP_S3_FETCH_TIMEOUT_SECONDS"),
     ):
         objects.fetch(s3, "photos", "a.jpg", 1000, timeout_seconds=0.3)
