@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.resources
 import logging
@@ -15,17 +16,25 @@ import psycopg
 import psycopg_pool
 from psycopg import rows
 
-from core import errors
+from core import deadlines, errors
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
 
-_CONNECTION = {
+CONNECTION: dict[str, Any] = {
     "application_name": "listing-dedup",
+    # A host that is gone is noticed within a minute, whether we wait for it or send to it.
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+    "connect_timeout": 10,
 }
+"""Parameters of libpq for every connection of a worker."""
+
+STATEMENT_SECONDS = 120.0
+_CHECK_SECONDS = 10.0
+_ASK_SECONDS = 10.0
 _TRANSIENT = (
     psycopg.OperationalError,  # connection lost, server starting or stopping, lock and statement timeouts
     psycopg.errors.SerializationFailure,
@@ -61,17 +70,27 @@ def query(name: str) -> bytes:
 class Database:
     """A pool of connections to one database, opened lazily; thread-safe, to be made once a process."""
 
-    def __init__(self, url: str, pool_size: int = 4, wait_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        pool_size: int = 4,
+        wait_seconds: float = 30.0,
+        statement_seconds: float = STATEMENT_SECONDS,
+    ) -> None:
+        """A statement may take `statement_seconds`; a server that leaves a transaction without an end for half as
+        long again is taken for lost.
+        """
+        self._statement_seconds = statement_seconds
         self._pool = psycopg_pool.ConnectionPool(
             url,
             min_size=1,
             max_size=pool_size,
             timeout=wait_seconds,
             open=False,
-            check=psycopg_pool.ConnectionPool.check_connection,
-            configure=_configure,
+            check=_check,
+            configure=functools.partial(_configure, statement_seconds=statement_seconds),
             connection_class=psycopg.Connection[Row],
-            kwargs={"row_factory": rows.dict_row, "autocommit": False, **_CONNECTION},
+            kwargs={"row_factory": rows.dict_row, "autocommit": False, **CONNECTION},
         )
         self._url = url
 
@@ -89,8 +108,18 @@ class Database:
         """
         try:
             self._pool.open()
-            with self._pool.connection() as connection:
-                yield connection
+            with (
+                self._pool.connection() as connection,
+                deadlines.process.limit(connection, 1.5 * self._statement_seconds),
+            ):
+                # Ended here and not by the pool, so that the limit holds for that, too.
+                try:
+                    yield connection
+                except BaseException:
+                    with contextlib.suppress(psycopg.Error):
+                        connection.rollback()
+                    raise
+                connection.commit()
         except psycopg_pool.PoolTimeout as error:
             # The pool keeps the cause to its own log; a connection of one's own tells it.
             ask(self._url, b"SELECT 1")
@@ -127,7 +156,12 @@ def ask(url: str, statement: bytes) -> Row | None:
         ConfigurationError: it has no such table, or the login may not read it.
     """
     try:
-        with psycopg.connect(url, connect_timeout=5, row_factory=rows.dict_row) as connection:
+        with (
+            psycopg.connect(
+                url, **(CONNECTION | {"connect_timeout": 5}), row_factory=rows.dict_row
+            ) as connection,
+            deadlines.process.limit(connection, _ASK_SECONDS),
+        ):
             return connection.execute(statement).fetchone()
     except _TRANSIENT as error:
         raise errors.TransientError(f"Database: {error}; see DEDUP_DATABASE_URL.") from error
@@ -135,11 +169,22 @@ def ask(url: str, statement: bytes) -> Row | None:
         raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
-def _configure(connection: Connection) -> None:
+def _check(connection: Connection) -> None:
+    with deadlines.process.limit(connection, _CHECK_SECONDS):
+        psycopg_pool.ConnectionPool.check_connection(connection)
+
+
+def _configure(connection: Connection, statement_seconds: float) -> None:
     # Matching reads what was committed while it waited for the property's lock.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
-    connection.execute("SET lock_timeout = '30s'; SET statement_timeout = '120s'")
-    # A host that lost power must not keep a property locked until TCP notices, hours later.
-    connection.execute("SET idle_in_transaction_session_timeout = '60s'")
-    pgvector.psycopg.register_vector(connection)
-    connection.commit()
+    limits = {
+        "lock_timeout": min(30.0, statement_seconds),
+        "statement_timeout": statement_seconds,
+        # A host that lost power must not keep a property locked until TCP notices, hours later.
+        "idle_in_transaction_session_timeout": 60.0,
+    }
+    with deadlines.process.limit(connection, _CHECK_SECONDS):
+        for name, seconds in limits.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, str(max(1, round(1000 * seconds)))))
+        pgvector.psycopg.register_vector(connection)
+        connection.commit()

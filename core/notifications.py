@@ -9,6 +9,10 @@ from types import TracebackType
 import psycopg
 from psycopg import sql
 
+from core import database, deadlines
+
+_LISTEN_SECONDS = 10.0
+
 
 class Listener:
     """Waits on one channel, over a connection of its own that comes back after an outage. A context manager.
@@ -39,9 +43,10 @@ class Listener:
         try:
             if self._connection is None:
                 self._connection = psycopg.connect(
-                    self._url, autocommit=True, connect_timeout=5, application_name="listing-dedup"
+                    self._url, autocommit=True, **(database.CONNECTION | {"connect_timeout": 5})
                 )
-                self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
+                with deadlines.process.limit(self._connection, _LISTEN_SECONDS):
+                    self._connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(self._channel)))
                 return True
             return any(True for _ in self._connection.notifies(timeout=seconds, stop_after=1))
         except psycopg.OperationalError:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import Any
 
 import boto3
 import botocore.config
 import botocore.exceptions
+import urllib3.exceptions
 
 from core import errors, settings
+
+FETCH_SECONDS = 60.0
+_PIECE_BYTES = 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +42,8 @@ def client(config: settings.Settings) -> Any:
     )
 
 
-def fetch(s3: Any, bucket: str, key: str, max_bytes: int) -> Object:
-    """Read one object, at most `max_bytes` of it.
+def fetch(s3: Any, bucket: str, key: str, max_bytes: int, timeout_seconds: float = FETCH_SECONDS) -> Object:
+    """Read one object, at most `max_bytes` of it, for at most `timeout_seconds` from its first byte on.
 
     Raises:
         PermanentError: ``object_gone`` or ``too_large`` (before its body is read).
@@ -55,15 +60,29 @@ def fetch(s3: Any, bucket: str, key: str, max_bytes: int) -> Object:
                     f"{name} has {length} bytes, more than DEDUP_MAX_PHOTO_BYTES={max_bytes}; "
                     "upload a smaller photo or raise the limit.",
                 )
-            data = body.read(max_bytes + 1)
+            data = _read(body, name, max_bytes + 1, time.monotonic() + timeout_seconds)
     except botocore.exceptions.ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in {"NoSuchKey", "NoSuchVersion", "404"}:
             raise errors.PermanentError("object_gone", f"{name} no longer exists.") from error
         raise errors.TransientError(f"{name} cannot be read now: {error}") from error
-    # IncompleteRead and the stream's own errors do not derive from BotoCoreError alone.
-    except (botocore.exceptions.BotoCoreError, botocore.exceptions.HTTPClientError, OSError) as error:
+    # A body that is cut short or stalls raises urllib3's own errors, which botocore does not translate here.
+    except (botocore.exceptions.BotoCoreError, urllib3.exceptions.HTTPError, OSError) as error:
         raise errors.TransientError(f"{name} cannot be read now: {type(error).__name__}: {error}") from error
     if len(data) != length:
         raise errors.TransientError(f"{name} was cut short: {len(data)} of {length} bytes.")
     return Object(data=data, etag=str(answer.get("ETag", "")).strip('"'))
+
+
+def _read(body: Any, name: str, most_bytes: int, deadline: float) -> bytes:
+    pieces: list[bytes] = []
+    size = 0
+    # What the network has ready, however little: a read of a fixed size would wait for a trickle without an end.
+    while size < most_bytes and (piece := body.read1(min(_PIECE_BYTES, most_bytes - size))):
+        pieces.append(piece)
+        size += len(piece)
+        if time.monotonic() >= deadline:
+            raise errors.TransientError(
+                f"{name} comes too slowly: {size} bytes so far; see DEDUP_S3_FETCH_TIMEOUT_SECONDS."
+            )
+    return b"".join(pieces)

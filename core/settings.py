@@ -42,6 +42,12 @@ class Settings(pydantic_settings.BaseSettings):
     database_pool_size: int = pydantic.Field(
         8, ge=1, le=100, description="Most connections a process opens to Postgres."
     )
+    database_timeout_seconds: float = pydantic.Field(
+        120.0,
+        ge=1,
+        description="Longest statement of a worker; a server that leaves a transaction without an end for half as "
+        "long again is taken for lost.",
+    )
     migration_lock_timeout_seconds: int = pydantic.Field(
         10, ge=1, description="A migration gives up rather than queue longer behind live traffic."
     )
@@ -95,7 +101,10 @@ class Settings(pydantic_settings.BaseSettings):
     )
     s3_region: str = pydantic.Field("us-east-1", description="Region of S3 and SQS.")
     s3_timeout_seconds: float = pydantic.Field(
-        20.0, gt=0, description="Connecting to the store, and between two pieces of a photo."
+        20.0, gt=0, description="Connecting to the store, and longest silence between two pieces of a photo."
+    )
+    s3_fetch_timeout_seconds: float = pydantic.Field(
+        60.0, gt=0, description="Longest reading of one photo in all; a slower one is tried again."
     )
 
     max_photo_bytes: int = pydantic.Field(
@@ -155,6 +164,24 @@ class Settings(pydantic_settings.BaseSettings):
         ge=1,
         le=100_000,
         description="Most photos of a backfill that are published and not done; a stopped one publishes them again.",
+    )
+
+    health_port: int | None = pydantic.Field(
+        None, ge=1, le=65535, description="Port on which a process tells how it is; default: it does not."
+    )
+    health_host: str = pydantic.Field(
+        "0.0.0.0",  # noqa: S104 - probes of a container come from outside of it
+        min_length=1,
+        description="Address of that port: all, as probes of a container come from outside of it; `::` for IPv6.",
+    )
+    health_stuck_seconds: float = pydantic.Field(
+        600.0,
+        gt=0,
+        description="A process that has work in hand and ends none of it for so long, or whose loop stands still for "
+        "so long, is stuck; longer than the longest task.",
+    )
+    health_probe_seconds: float = pydantic.Field(
+        10.0, gt=0, description="How often it looks whether database, broker and store answer."
     )
 
     data_dir: pathlib.Path = pydantic.Field(

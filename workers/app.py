@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import celery
 import kombu
 
 from core import errors, photos, settings
+from workers import logs
 
 EMBED = "embed"
 EMBED_BULK = "embed.bulk"
@@ -20,6 +22,11 @@ DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
 EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
+
+_BROKER_SECONDS = 15.0
+"""Longest wait for a broker to take a message, or to say that it has it."""
+
+_LONGEST_RETRY_SECONDS = 600  # SQS delays a message by 15 minutes at most
 
 
 def transport_options(url: str, config: settings.Settings) -> dict[str, Any]:
@@ -43,7 +50,12 @@ def transport_options(url: str, config: settings.Settings) -> dict[str, Any]:
             # An endpoint in the broker URL is taken over plain HTTP only where the store's is, too.
             "is_secure": not (config.s3_endpoint_url or "").startswith("http://"),
         }
-    return {"confirm_publish": True}
+    return {
+        "confirm_publish": True,
+        # Answers that py-amqp waits for without an end otherwise, as that to the opening of a channel.
+        "read_timeout": _BROKER_SECONDS,
+        "write_timeout": _BROKER_SECONDS,
+    }
 
 
 def _configuration() -> dict[str, Any]:
@@ -61,6 +73,8 @@ def _configuration() -> dict[str, Any]:
         "broker_url": config.broker_url,
         "broker_transport_options": transport_options(config.broker_url, config),
         "broker_connection_retry_on_startup": True,
+        # A broker that stands still behind an open connection is noticed within a minute.
+        "broker_heartbeat": 30,
         "task_queues": [
             kombu.Queue(
                 name,
@@ -102,8 +116,7 @@ def policy() -> dict[str, Any]:
         "autoretry_for": (errors.TransientError,),
         "max_retries": config.task_max_retries,
         "retry_backoff": config.task_retry_backoff_seconds,
-        # A retry waits unacknowledged in its worker on SQS and pgmq; given out again meanwhile, it would run twice.
-        "retry_backoff_max": max(1, min(600, config.visibility_timeout_seconds // 2)),
+        "retry_backoff_max": _LONGEST_RETRY_SECONDS,
         "retry_jitter": True,
         "ignore_result": True,
         "serializer": "json",
@@ -157,7 +170,14 @@ def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
 
 def _publish(task: str, queue: str, **arguments: object) -> None:
     try:
-        app.send_task(task, kwargs=arguments, queue=queue)
+        app.send_task(
+            task,
+            kwargs=arguments,
+            queue=queue,
+            root_id=logs.correlation_id() or str(uuid.uuid4()),
+            timeout=_BROKER_SECONDS,
+            confirm_timeout=_BROKER_SECONDS,
+        )
     except Exception as error:
         # Each transport raises its own client's errors; whatever it was, the photo is not to blame.
         raise errors.TransientError(f"Broker: {type(error).__name__}: {error}") from error

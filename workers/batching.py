@@ -34,6 +34,11 @@ class Batcher:
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
+    @property
+    def thread(self) -> threading.Thread:
+        """The thread without which nothing is embedded."""
+        return self._thread
+
     def embed(self, pixels: Pixels) -> Vectors:
         """Embed one photo; blocks until its batch is done.
 

@@ -20,6 +20,7 @@ import typer
 from core import errors, settings
 from workers import (
     backfill_cli,
+    health_cli,
     learning_cli,
     logs,
     model_cli,
@@ -45,6 +46,7 @@ property_cli.register(app)
 recovery_cli.register(app)
 backfill_cli.register(app)
 model_cli.register(app)
+health_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -131,7 +133,7 @@ def ingest() -> None:
     from workers import ingest as ingest_worker
 
     config = settings.get()
-    logs.configure(config.log_level, "ingest")
+    _log(config, "ingest")
     ingest_worker.run(config)
 
 
@@ -145,7 +147,7 @@ def sweep(
     from workers import sweep as sweeper
 
     config = settings.get()
-    logs.configure(config.log_level, "sweep")
+    _log(config, "sweep")
     sweeper.run(config, every)
 
 
@@ -160,11 +162,12 @@ def worker_embed(
     if bulk:
         # Before torch is imported: its threads inherit it.
         os.nice(processes.BULK_NICENESS)
+    config = settings.get()
+    _log(config, "bulk" if bulk else "embed")
+    _tell_health(config, store=True)
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
 
-    config = settings.get()
-    logs.configure(config.log_level, "bulk" if bulk else "embed")
     embed.prepare(config, bulk=bulk)
     if bulk:
         _celery(EMBED_BULK, embed.BULK_TASKS)
@@ -179,7 +182,8 @@ def worker_match() -> None:
     from workers.app import MATCH, MATCH_BULK
 
     config = settings.get()
-    logs.configure(config.log_level, "match")
+    _log(config, "match")
+    _tell_health(config, store=False)
     match.prepare(config)
     # Its tasks take milliseconds, so a turn for each queue is priority enough.
     _celery(f"{MATCH},{MATCH_BULK}", config.match_concurrency)
@@ -257,6 +261,7 @@ def _addresses(stack: embedded.Stack) -> str:
             f"Owner's login           {stack.postgres.url()}",
             f"S3 and SQS              {store.endpoint_url} (bucket {store.bucket}, queue {store.queue})",
             f"Logs                    {stack.log_file('embed').parent}",
+            f"How the workers are     {', '.join(f'{url} ({name})' for name, url in stack.health_urls().items())}",
             "",
             f"Upload:  {' '.join(upload)}",
             f"Look:    psql '{stack.reader_url}' -c 'TABLE listing_duplicates'",
@@ -267,10 +272,24 @@ def _addresses(stack: embedded.Stack) -> str:
     )
 
 
+def _log(config: settings.Settings, process: str) -> None:
+    urls = (config.database_url, config.migration_database_url, config.broker_url, config.event_broker_url)
+    logs.configure(config.log_level, process, urls)
+
+
+def _tell_health(config: settings.Settings, *, store: bool) -> None:
+    """From the beginning on: loading a model takes a while, and waiting for a database may."""
+    from workers import health, probes
+
+    parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
+    health.serve(config, parts)
+
+
 def _celery(queues: str, concurrency: int) -> None:
-    from workers import dead_letters
+    from workers import dead_letters, loop
     from workers.app import app as celery_app
 
+    celery_app.steps["consumer"].add(loop.Loop)
     dead_letters.prepare(settings.get())
     # Threads: torch does not survive a fork, and the micro-batcher serves all tasks of its process.
     arguments = ["--pool", "threads", "--concurrency", str(concurrency), "--queues", queues]

@@ -16,6 +16,7 @@ import kombu
 import structlog
 
 from core import errors, settings
+from workers import health
 from workers.app import DEAD_LETTERS, TASK_QUEUES, app, transport_options
 
 log = structlog.get_logger()
@@ -58,6 +59,7 @@ def prepare(config: settings.Settings) -> None:
 
 
 def _waits(error: Exception, seconds: float) -> None:
+    health.process.away("broker", str(error))
     log.warning("broker_away", error=str(error), seconds=seconds)
 
 

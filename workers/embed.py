@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import embedders, isolation, logs, tasks
+from workers import embedders, health, isolation, logs, tasks
 from workers.app import EMBED_BULK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -72,6 +72,8 @@ class Worker:
             return False
         if attempt.embedded:
             return True
+        if attempt.lost:
+            log.warning("photo_lost_its_worker", times=attempt.lost)
         try:
             if attempt.lost >= self.config.embed_max_losses:
                 raise errors.PermanentError(
@@ -92,7 +94,13 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        found = objects.fetch(self.s3, attempt.bucket, attempt.key, self.config.max_photo_bytes)
+        found = objects.fetch(
+            self.s3,
+            attempt.bucket,
+            attempt.key,
+            self.config.max_photo_bytes,
+            self.config.s3_fetch_timeout_seconds,
+        )
         sha256 = hashlib.sha256(found.data).hexdigest()
         sizes: tuple[int, int] = (0, 0)
 
@@ -140,7 +148,9 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         ConfigurationError: says what does not fit and the remedy.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
-    base = database.Database(config.database_url, config.database_pool_size)
+    base = database.Database(
+        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+    )
     _worker = Worker(
         config=config,
         database=base,
@@ -167,7 +177,7 @@ def embed_photo(
     """Embed one revision of a photo and ask for its match. What is `postponed` is told when it gives up."""
     del postponed
     photo = photos.Revision(property_id, photo_id, revision)
-    with logs.bound(task_id=self.request.id, **dataclasses.asdict(photo)):
+    with health.process.working():
         if _worker.embed(photo, again=again):
             publish_match(property_id, photo_id, _worker.match_queue)
 
@@ -183,14 +193,14 @@ def embed_many(
         raise errors.TransientError(
             f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
         )
-    with logs.bound(task_id=self.request.id):
-        one = functools.partial(_embed_one_of_many, again=again, task_id=self.request.id)
-        for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
-            pass
+    ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id()}
+    one = functools.partial(_embed_one_of_many, again=again, ids=ids)
+    for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
+        pass
 
 
-def _embed_one_of_many(photo: photos.Revision, again: str | None, task_id: str) -> None:
-    with logs.bound(task_id=task_id, **dataclasses.asdict(photo)):
+def _embed_one_of_many(photo: photos.Revision, again: str | None, ids: dict[str, str | None]) -> None:
+    with logs.bound(**ids, **dataclasses.asdict(photo)), health.process.working():
         try:
             if _worker.embed(photo, again=again):
                 publish_match(photo.property_id, photo.photo_id, _worker.match_queue)

@@ -12,6 +12,7 @@ import os
 import pathlib
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,7 @@ class Stack:
         self._extra = dict(environment or {})
         self._lock: IO[str] | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._health_ports: dict[str, int] = {}
         self._stopping = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="supervisor", daemon=True)
         self._broken: str | None = None
@@ -130,6 +132,12 @@ class Stack:
         """Where a worker's logs go."""
         return self.data_dir / "logs" / f"{worker}.log"
 
+    def health_urls(self) -> dict[str, str]:
+        """Where each worker tells how it is."""
+        return {
+            name: f"http://{embedded_host.HOST}:{port}/healthz" for name, port in self._health_ports.items()
+        }
+
     def write_environment(self, path: pathlib.Path) -> None:
         """Write the settings as a file for a shell to read, for its owner's eyes only."""
         path.touch(mode=0o600)
@@ -167,13 +175,19 @@ class Stack:
         """Start one more process of a kind (ingest, embed, match, sweep, bulk); it is started again when it dies."""
         path = self.log_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
+        self._health_ports[name] = _free_port(self._health_ports.get(name, 0))
+        own = {
+            "DEDUP_HEALTH_HOST": embedded_host.HOST,
+            "DEDUP_HEALTH_PORT": str(self._health_ports[name]),
+            processes.SUPERVISED: str(os.getpid()),
+        }
         with path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command line
                 [sys.executable, "-m", "workers", *(_WORKERS | _ON_DEMAND)[kind]],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**os.environ, **self.environment, processes.SUPERVISED: str(os.getpid())},
+                env={**os.environ, **self.environment, **own},
                 # Ctrl-C goes to this process alone, which then stops the workers in order.
                 start_new_session=True,
             )
@@ -225,6 +239,9 @@ class Stack:
             except errors.TransientError as error:
                 log.warning("embedded_server_away", error=str(error))
                 continue
+            except Exception as error:  # noqa: BLE001 - without this thread nothing is started again: that must be told
+                self._broken = f"The supervisor ended: {type(error).__name__}: {error}"
+                return
             for name, process in list(self._processes.items()):
                 status = process.poll()
                 if status is None:
@@ -234,3 +251,14 @@ class Stack:
                     self._broken = f"The {name} worker cannot run:\n" + "\n".join(words[-5:])
                     return
                 self.start_worker(name, name.partition("-")[0])
+
+
+def _free_port(wanted: int) -> int:
+    """`wanted`, where nobody has it, or another one."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((embedded_host.HOST, wanted))
+        except OSError:
+            probe.bind((embedded_host.HOST, 0))
+        return int(probe.getsockname()[1])

@@ -263,10 +263,17 @@ class EmbeddedPostgres:
         return pq.Ping(pq.PGconn.ping(target.encode()))
 
     def _create_database(self) -> None:
-        with psycopg.connect(self.url(database="postgres"), autocommit=True) as connection:
-            known = connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)).fetchone()
-            if known is None:
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        try:
+            with psycopg.connect(self.url(database="postgres"), autocommit=True) as connection:
+                known = connection.execute(
+                    "SELECT 1 FROM pg_database WHERE datname = %s", (DATABASE,)
+                ).fetchone()
+                if known is None:
+                    connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        except psycopg.OperationalError as error:
+            raise errors.TransientError(
+                f"Postgres in {self._cluster} went away right after its start ({error}); see {self._log}"
+            ) from error
 
     def _password(self, user: str) -> str:
         try:

@@ -16,7 +16,7 @@ import structlog
 import torch
 
 from core import bundle, database, embedding, errors, fusing, images, models, registry, settings, weights
-from workers import batching, processes
+from workers import batching, health, processes
 
 log = structlog.get_logger()
 
@@ -150,6 +150,7 @@ class Embedders:
             self._config.embed_batch_size,
             self._config.embed_batch_wait_seconds,
         )
+        health.process.needs(batcher.thread)
         self._passes[sha256, found.input_size] = Pass(found.input_size, together, batcher)
         self._known[found.id] = found
 
@@ -183,7 +184,8 @@ def _forward(
 ) -> fusing.Vectors:
     """The forward pass. What fails in it is the device's fault: the pixels were checked."""
     try:
-        return embedding.embed_by(backbone, fusions, pixels)
+        with health.process.working("forward pass"):
+            return embedding.embed_by(backbone, fusions, pixels)
     except torch.OutOfMemoryError as error:
         raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
     except torch.AcceleratorError as error:

@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import amqp
@@ -15,12 +16,15 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
+from workers import health, logs, probes
 from workers.app import publish_embed, transport_options
 
 log = structlog.get_logger()
 
 _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 30.0
+_LOOK_SECONDS = 30.0
+_LOOP = "consumer"
 
 
 class Ingest(kombu.mixins.ConsumerMixin):
@@ -36,9 +40,12 @@ class Ingest(kombu.mixins.ConsumerMixin):
         self._database = base
         self._pattern = events.key_pattern(config.key_pattern, config.buckets)
         self._queue = _queue(config)
+        self._channel: Any = None
+        self._looked = time.monotonic()
 
     def get_consumers(self, Consumer: Callable[..., Any], channel: Any) -> list[Any]:  # noqa: N803 - kombu's name
         """Called by kombu for each new connection."""
+        self._channel = channel
         _declare(self._queue, channel)
         # `on_message` rather than `callbacks`: bodies come without a content type that kombu would decode.
         return [Consumer(queues=[self._queue], on_message=self.on_message, prefetch_count=10)]
@@ -46,7 +53,35 @@ class Ingest(kombu.mixins.ConsumerMixin):
     def on_consume_ready(self, connection: Any, channel: Any, consumers: Any, **_: Any) -> None:
         """Called by kombu when the queue is there and messages can come."""
         del connection, channel, consumers
+        health.process.back("events")
+        health.process.ready()
         log.info("ingest_ready", queue=self._queue.name)
+
+    def on_connection_error(self, exc: Exception, interval: float) -> None:
+        """Called by kombu when the broker cannot be reached."""
+        health.process.away("events", str(exc))
+        log.warning("broker_away", error=str(exc), seconds=interval)
+
+    def on_iteration(self) -> None:
+        """Called by kombu about once a second, and after each message."""
+        health.process.turned(_LOOP)
+        # A broker that stands still sends nothing, as one that has nothing to send; so it is asked. Its connection
+        # has no heartbeat: while an event is held nobody would answer it, and the broker count that as a return.
+        if (
+            time.monotonic() - self._looked > _LOOK_SECONDS
+            and self.connection.transport.driver_type == "amqp"
+        ):
+            self._looked = time.monotonic()
+            self._queue(self._channel).queue_declare(passive=True)
+
+    def consume(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """As kombu's; called anew by it after every loss of the connection."""
+        try:
+            yield from super().consume(*args, **kwargs)
+        except Exception as error:
+            health.process.waits(_LOOP)
+            health.process.away("events", f"{type(error).__name__}: {error}")
+            raise
 
     def on_message(self, message: kombu.Message) -> None:
         """Apply one message, then acknowledge it; while the database or broker is away, wait with it in hand.
@@ -55,13 +90,18 @@ class Ingest(kombu.mixins.ConsumerMixin):
         """
         wait_seconds = _FIRST_WAIT_SECONDS
         while True:
+            # Each attempt ends, so that it can be seen from outside that they go on.
+            health.process.turned(_LOOP, _LONGEST_WAIT_SECONDS)
             try:
-                self.apply(message.body)
+                with health.process.working("event"):
+                    self.apply(message.body)
             except errors.TransientError as error:
                 log.warning("ingest_waits", seconds=wait_seconds, error=str(error))
+                health.process.away("ingest", f"an event is held: {error}")
                 time.sleep(wait_seconds)
                 wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
             else:
+                health.process.back("ingest")
                 message.ack()
                 return
 
@@ -80,7 +120,8 @@ class Ingest(kombu.mixins.ConsumerMixin):
         rejections = list(notification.rejections)
         for event in notification.events:
             try:
-                self._apply_event(event)
+                with logs.bound(correlation_id=_correlation_id(event), property_id=event.property_id):
+                    self._apply_event(event)
             except errors.TransientError:
                 raise
             except Exception as error:  # noqa: BLE001 - one event that cannot be stored must not stop all others
@@ -90,16 +131,20 @@ class Ingest(kombu.mixins.ConsumerMixin):
 
     def _apply_event(self, event: events.Event) -> None:
         # A transaction an event: it locks the event's property, and two locks at once could deadlock.
-        with self._database.transaction() as connection:
-            applied = photos.apply_event(connection, event)
-        if applied.outcome is photos.Outcome.PENDING:
-            publish_embed(applied.photo)
-        log.info(
-            "event_applied",
-            outcome=applied.outcome.value,
-            key=event.key,
-            **dataclasses.asdict(applied.photo),
-        )
+        try:
+            with self._database.transaction() as connection:
+                applied = photos.apply_event(connection, event)
+        except errors.TransientError as error:
+            log.warning("event_put_off", key=event.key, error=str(error))
+            raise
+        with logs.bound(key=event.key, outcome=applied.outcome.value, **dataclasses.asdict(applied.photo)):
+            if applied.outcome is photos.Outcome.PENDING:
+                try:
+                    publish_embed(applied.photo)
+                except errors.TransientError as error:
+                    log.warning("event_not_published", error=str(error))
+                    raise
+            log.info("event_applied")
 
     def _reject(self, rejection: events.Rejection) -> None:
         with self._database.transaction() as connection:
@@ -109,9 +154,18 @@ class Ingest(kombu.mixins.ConsumerMixin):
 
 def run(config: settings.Settings) -> None:
     """Consume until the process is told to stop."""
-    base = database.Database(config.database_url, config.database_pool_size)
+    base = database.Database(
+        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+    )
+    health.serve(config, {"database": probes.of_database(config)})
     with contextlib.closing(base):
         Ingest(config, base).run()
+
+
+def _correlation_id(event: events.Event) -> str:
+    """The same for the same event, however often it comes."""
+    parts = (event.bucket, event.key, event.sequencer, event.occurred_at.isoformat(), event.kind.value)
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, "\n".join(parts)))
 
 
 def _queue(config: settings.Settings) -> kombu.Queue:

@@ -7,7 +7,7 @@ import dataclasses
 import structlog
 
 from core import bundle, database, matching, models, registry, settings
-from workers import logs, tasks
+from workers import health, tasks
 from workers.app import app, policy
 
 log = structlog.get_logger()
@@ -32,7 +32,9 @@ def prepare(config: settings.Settings) -> Worker:
         ConfigurationError: DEDUP_BUNDLE is no live model of the database.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
-    base = database.Database(config.database_url, config.database_pool_size)
+    base = database.Database(
+        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+    )
     named = bundle.load(config.bundle) if config.bundle else None
     with base.transaction() as connection:
         if named is not None:
@@ -48,7 +50,7 @@ def prepare(config: settings.Settings) -> Worker:
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.match", **policy())
 def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int) -> None:
     """Match one photo within its property and rewrite the property's flags."""
-    with logs.bound(task_id=self.request.id, property_id=property_id, photo_id=photo_id):
+    with health.process.working():
         with _worker.database.transaction() as connection:
             pairs = matching.match(
                 connection, property_id, photo_id, _worker.bundles, _worker.config.match_neighbours

@@ -8,11 +8,14 @@ the properties follow.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import uuid
+from collections.abc import Iterator
 
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import regrouping, switching
+from workers import health, logs, probes, regrouping, switching
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -27,17 +30,27 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
     Raises:
         TransientError: the database or the broker is away, when sweeping once.
     """
-    with contextlib.closing(database.Database(config.database_url, pool_size=1)) as base:
+    base = database.Database(
+        config.database_url, pool_size=1, statement_seconds=config.database_timeout_seconds
+    )
+    with contextlib.closing(base):
         switcher = switching.Switcher(base)
         if every_seconds is None:
             sweep(config, base, switcher)
             return
+        health.serve(config, {"database": probes.of_database(config), "broker": probes.of_broker(config)})
+        health.process.ready()
         with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
             while True:
                 try:
-                    sweep(config, base, switcher)
+                    with health.process.working("sweep"):
+                        sweep(config, base, switcher)
                 except errors.TransientError as error:
                     log.warning("sweep_put_off", error=str(error))
+                    health.process.away("sweep", f"no round succeeded since; {error}")
+                else:
+                    health.process.back("sweep")
+                health.process.turned("sweep", every_seconds)
                 regrouping.attend(base, listener, every_seconds)
 
 
@@ -47,12 +60,21 @@ def sweep(config: settings.Settings, base: database.Database, switcher: switchin
     with base.transaction() as connection:
         embed, match = photos.overdue(connection, config.sweep_after_seconds, config.sweep_limit)
     for item in embed:
-        publish_embed(item.photo, postponed=item.postponed)
+        with _told(item.photo):
+            publish_embed(item.photo, postponed=item.postponed)
     for photo in match:
-        publish_match(photo.property_id, photo.photo_id)
+        with _told(photo):
+            publish_match(photo.property_id, photo.photo_id)
     if embed or match:
         log.warning("overdue_published_again", embed=len(embed), match=len(match))
     switched = switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))
     if switched:
         log.info("properties_switched", properties=switched)
     return len(embed) + len(match)
+
+
+@contextlib.contextmanager
+def _told(photo: photos.Revision) -> Iterator[None]:
+    with logs.bound(correlation_id=str(uuid.uuid4()), **dataclasses.asdict(photo)):
+        yield
+        log.info("photo_published_again")

@@ -7,9 +7,12 @@ from typing import Any
 import celery
 import structlog
 from celery.worker import request
+from kombu.transport import native_delayed_delivery
 
 from core import database, errors, photos, settings
-from workers import dead_letters
+from workers import dead_letters, logs
+
+_DELAYED_EXCHANGE = native_delayed_delivery.level_name(native_delayed_delivery.MAX_LEVEL)
 
 log = structlog.get_logger()
 
@@ -38,16 +41,49 @@ class PhotoTask(celery.Task):
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Called by Celery before the task's body. RabbitMQ and SQS count deliveries themselves; pgmq does not."""
         del args
+        # Until the next task of this thread, so that what Celery itself says of this one carries them, too.
+        logs.rebind(
+            task=self.name, task_id=task_id, correlation_id=self.request.root_id or task_id, **_ids(kwargs)
+        )
         if getattr(self.request, "deliveries", 0) > self.most_deliveries:
             dead_letters.park(self.name, kwargs, task_id, self.request.delivery_info["routing_key"])
-            log.error("task_parked", task=self.name, task_id=task_id, deliveries=self.request.deliveries)
+            log.error("task_parked", deliveries=self.request.deliveries)
             raise celery.exceptions.Reject("delivered too often", requeue=False)
+
+    def signature_from_request(
+        self,
+        request: Any = None,
+        args: Any = None,
+        kwargs: Any = None,
+        queue: str | None = None,
+        **options: Any,
+    ) -> Any:
+        """Called by Celery for the message of a retry.
+
+        Celery gives it the time of day from which on it may run, by this machine's clock, and whoever gets it waits
+        for that time by its own. Here it waits in the broker, which is told how long.
+        """
+        seconds = max(1, int(options.pop("countdown", None) or 0))
+        options.pop("eta", None)
+        again = super().signature_from_request(request, args, kwargs, queue, **options)
+        if self.app.conf.worker_detect_quorum_queues:
+            came_by = again.options.pop("queue", None) or again.options["routing_key"]
+            again.options["exchange"] = _DELAYED_EXCHANGE
+            again.options["routing_key"] = native_delayed_delivery.calculate_routing_key(seconds, came_by)
+        else:
+            again.options["DelaySeconds"] = seconds
+        return again
+
+    def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called by Celery when the message of a retry is out."""
+        del task_id, args, kwargs, einfo
+        log.warning("task_retried", retries=self.request.retries + 1, error=str(exc))
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called by Celery after the last attempt."""
-        del args, einfo
-        ids = {name: kwargs[name] for name in ("property_id", "photo_id", "revision") if name in kwargs}
-        log.error("task_gave_up", task=self.name, task_id=task_id, error=str(exc), **ids)
+        del task_id, args, einfo
+        ids = _ids(kwargs)
+        log.error("task_gave_up", error=str(exc))
         if "revision" not in ids:
             return
         photo = photos.Revision(**ids)
@@ -62,7 +98,11 @@ class PhotoTask(celery.Task):
                     photos.fail(connection, photo, "gave_up", message)
         except errors.TransientError as error:
             # The photo stays pending: the database that cannot be told now is the one that remembers it.
-            log.error("failure_not_recorded", task_id=task_id, error=str(error), **ids)
+            log.error("failure_not_recorded", error=str(error))
+
+
+def _ids(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {name: arguments[name] for name in ("property_id", "photo_id", "revision") if name in arguments}
 
 
 def prepare(config: settings.Settings, base: database.Database) -> None:

@@ -100,14 +100,7 @@ def sqs_events(system: acceptance.System, bucket: str, queue: str) -> tuple[str,
 @contextlib.contextmanager
 def rabbitmq(system: acceptance.System, bucket: str) -> Iterator[Broker]:
     """A virtual host of our own, or the default one where none can be made and its queues are not in use."""
-    try:
-        socket.create_connection(RABBITMQ, timeout=5).close()
-    except OSError as error:
-        reason = f"no RabbitMQ listens on {RABBITMQ[0]}:{RABBITMQ[1]} ({error})"
-        if "CI" in os.environ:
-            pytest.fail(reason)
-        pytest.skip(reason)
-    with _virtual_host() as name:
+    with virtual_host() as name:
         url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}/{name}"
         system.s3.create_bucket(Bucket=bucket)
 
@@ -119,7 +112,15 @@ def rabbitmq(system: acceptance.System, bucket: str) -> Iterator[Broker]:
 
 
 @contextlib.contextmanager
-def _virtual_host() -> Iterator[str]:
+def virtual_host() -> Iterator[str]:
+    """A virtual host of the test's own, or the default one; the test is skipped where no RabbitMQ is."""
+    try:
+        socket.create_connection(RABBITMQ, timeout=5).close()
+    except OSError as error:
+        reason = f"no RabbitMQ listens on {RABBITMQ[0]}:{RABBITMQ[1]} ({error})"
+        if "CI" in os.environ:
+            pytest.fail(reason)
+        pytest.skip(reason)
     name = f"dedup-test-{uuid.uuid4().hex[:8]}"
     if _rabbitmqctl("add_vhost", name):
         try:

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import time
@@ -98,11 +99,15 @@ def processes_of(data_dir: pathlib.Path) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def process(log: pathlib.Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
-    """`dedup` with `arguments` for the block, under these environment variables; told to stop at its end."""
+def process(
+    log: pathlib.Path, *arguments: str, module: str = "workers", **variables: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """`dedup` with `arguments`, or a variant of it, for the block, under these environment variables; told to stop at
+    its end.
+    """
     with log.open("ab") as file:
         started = subprocess.Popen(
-            command(*arguments),
+            command(*arguments, module=module),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=file,
@@ -291,6 +296,18 @@ def _ask(url: str, statement: str, parameters: Row) -> list[Row]:
 
 def _name(key: str) -> str:
     return key.split("/", 3)[3]
+
+
+@contextlib.contextmanager
+def halted(system: System, *names: str) -> Iterator[None]:
+    """Let these workers of the stack stand still for the block."""
+    for name in names:
+        system.stack._processes[name].send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for name in names:
+            system.stack._processes[name].send_signal(signal.SIGCONT)
 
 
 def stack_environment() -> dict[str, str]:

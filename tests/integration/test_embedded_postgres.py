@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from core import errors
-from workers import embedded_host, embedded_postgres
+from workers import embedded, embedded_host, embedded_postgres, embedded_programs
 
 ROOT = pathlib.Path(__file__).parents[2]
 START = """
@@ -64,6 +64,65 @@ def test_only_the_first_start_starts_and_the_second_is_quick(
     server.stop()
     assert not server.is_running()
     server.stop()
+
+
+def die_after_launch(
+    server: embedded_postgres.EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, folder: pathlib.Path
+) -> None:
+    """Have the server's next launch be followed by its death at once; the one after that is a good one."""
+    launch = server._launch
+
+    def and_die(programs: pathlib.Path, account: embedded_programs.Account | None) -> None:
+        launch(programs, account)
+        os.kill(postmaster(folder), signal.SIGKILL)
+        monkeypatch.setattr(server, "_launch", launch)
+
+    monkeypatch.setattr(server, "_launch", and_die)
+
+
+def test_a_server_that_dies_right_after_its_start_is_away_and_comes_back(
+    server: embedded_postgres.EmbeddedPostgres, open_tmp: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    die_after_launch(server, monkeypatch, open_tmp)
+    with pytest.raises(errors.TransientError, match="right after its start"):
+        server.start()
+    assert server.start()
+    assert server.is_running()
+
+
+def test_the_stack_starts_a_database_again_that_dies_right_after_its_start(
+    open_tmp: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = embedded.Stack(open_tmp)
+    # Only what is supervised here: the database, with the store beside it.
+    monkeypatch.setattr(embedded, "_WORKERS", {})
+    with stack:
+        pid = postmaster(open_tmp)
+        die_after_launch(stack.postgres, monkeypatch, open_tmp)
+        os.kill(pid, signal.SIGKILL)
+        assert embedded_host.wait_until(lambda: _started_by_another(stack, pid, open_tmp), 60)
+        stack.check()
+        assert stack._watcher.is_alive()
+
+
+def _started_by_another(stack: embedded.Stack, pid: int, folder: pathlib.Path) -> bool:
+    try:
+        return stack.postgres.is_running() and postmaster(folder) != pid
+    except (FileNotFoundError, IndexError):
+        return False
+
+
+def test_a_supervisor_that_ends_says_so(open_tmp: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embedded, "_WORKERS", {})
+
+    def fail() -> bool:
+        raise RuntimeError("what nobody thought of")
+
+    with embedded.Stack(open_tmp) as stack:
+        monkeypatch.setattr(stack.postgres, "start", fail)
+        stack._watcher.join(30)
+        with pytest.raises(errors.ConfigurationError, match="RuntimeError: what nobody thought of"):
+            stack.check()
 
 
 def test_extensions_work_and_are_installed_once(server: embedded_postgres.EmbeddedPostgres) -> None:

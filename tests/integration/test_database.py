@@ -1,0 +1,99 @@
+"""A database that stands still in the middle: every wait for it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import urllib.parse
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from core import database, errors, notifications
+from tests.acceptance import proxy
+from workers import embedded_postgres
+
+STATEMENT_SECONDS = 1.0
+
+
+@pytest.fixture
+def server(open_tmp: pathlib.Path) -> Iterator[embedded_postgres.EmbeddedPostgres]:
+    server = embedded_postgres.EmbeddedPostgres(open_tmp)
+    server.start()
+    server.install_extensions()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def way(server: embedded_postgres.EmbeddedPostgres) -> Iterator[tuple[proxy.Proxy, str]]:
+    parts = urllib.parse.urlsplit(server.url())
+    assert parts.hostname
+    assert parts.port
+    with proxy.Proxy((parts.hostname, parts.port)) as way:
+        yield way, server.url().replace(f":{parts.port}", f":{way.port}", 1)
+
+
+def _freeze_before_statement(base: database.Database, between: proxy.Proxy) -> None:
+    with base.transaction() as connection:
+        between.freeze()
+        connection.execute("SELECT 1")
+
+
+def _freeze_before_commit(base: database.Database, between: proxy.Proxy) -> None:
+    with base.transaction() as connection:
+        connection.execute("SELECT 1")
+        between.freeze()
+
+
+def _freeze_before_rollback(base: database.Database, between: proxy.Proxy) -> None:
+    with base.transaction() as connection:
+        connection.execute("SELECT 1")
+        between.freeze()
+        raise RuntimeError("the block's own error")
+
+
+@pytest.mark.parametrize(
+    ("freeze", "raised"),
+    [
+        (_freeze_before_statement, errors.TransientError),
+        (_freeze_before_commit, errors.TransientError),
+        (_freeze_before_rollback, RuntimeError),
+    ],
+)
+def test_every_wait_in_a_transaction_ends(
+    way: tuple[proxy.Proxy, str],
+    freeze: Callable[[database.Database, proxy.Proxy], None],
+    raised: type[Exception],
+) -> None:
+    between, url = way
+    base = database.Database(url, pool_size=1, wait_seconds=5, statement_seconds=STATEMENT_SECONDS)
+    with contextlib.closing(base):
+        with pytest.raises(raised):
+            freeze(base, between)
+        between.mend()
+        with base.transaction() as connection:
+            assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+
+
+def test_a_statement_is_ended_by_the_server(way: tuple[proxy.Proxy, str]) -> None:
+    _, url = way
+    base = database.Database(url, pool_size=1, statement_seconds=STATEMENT_SECONDS)
+    with (
+        contextlib.closing(base),
+        pytest.raises(errors.TransientError, match="statement timeout"),
+        base.transaction() as connection,
+    ):
+        connection.execute("SELECT pg_sleep(60)")
+
+
+def test_a_question_and_a_listener_end(way: tuple[proxy.Proxy, str]) -> None:
+    between, url = way
+    between.freeze()
+    with pytest.raises(errors.TransientError, match="see DEDUP_DATABASE_URL"):
+        database.ask(url, b"SELECT 1")
+    with notifications.Listener(url, "nothing") as listener:
+        assert not listener.wait(0.1)
+        between.mend()
+        assert listener.wait(5), "a new connection counts as a notification"
+        assert not listener.wait(0.1)

@@ -1,0 +1,111 @@
+"""What a store does to a fetch, by answers that are made by hand: a store does none of it on request."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from core import errors, objects, settings
+
+HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "e"\r\nConnection: close\r\n\r\n'
+GONE = b"<Error><Code>NoSuchKey</Code></Error>"
+
+
+@pytest.fixture(autouse=True)
+def _access(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+@contextlib.contextmanager
+def store(
+    answer: Callable[[socket.socket, threading.Event], None], timeout_seconds: float = 1
+) -> Iterator[Any]:
+    """A client for a store that answers so; the event is set at the end."""
+    end = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    return
+                with client, contextlib.suppress(OSError):
+                    client.recv(65_536)
+                    answer(client, end)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        config = settings.Settings(
+            s3_endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}",
+            s3_timeout_seconds=timeout_seconds,
+        )
+        s3 = objects.client(config)
+        try:
+            yield s3
+        finally:
+            end.set()
+            s3.close()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_whole_object_is_read() -> None:
+    with store(lambda client, _: client.sendall(HEAD + b"x" * 1000)) as s3:
+        assert objects.fetch(s3, "photos", "a.jpg", 1000) == objects.Object(b"x" * 1000, "e")
+
+
+def test_a_large_one_is_refused_before_it_is_read() -> None:
+    with (
+        store(lambda client, _: client.sendall(HEAD)) as s3,
+        pytest.raises(errors.PermanentError, match="1000 bytes, more than"),
+    ):
+        objects.fetch(s3, "photos", "a.jpg", 999)
+
+
+def test_one_that_is_gone_is_gone() -> None:
+    answer = b"HTTP/1.1 404 Not Found\r\nContent-Length: %d\r\n\r\n%s" % (len(GONE), GONE)
+    with (
+        store(lambda client, _: client.sendall(answer)) as s3,
+        pytest.raises(errors.PermanentError, match="no longer exists") as caught,
+    ):
+        objects.fetch(s3, "photos", "a.jpg", 1000)
+    assert caught.value.reason == "object_gone"
+
+
+def test_a_body_that_is_cut_short_is_tried_again() -> None:
+    with (
+        store(lambda client, _: client.sendall(HEAD + b"x" * 400)) as s3,
+        pytest.raises(errors.TransientError, match=r"400 bytes read|400 of 1000"),
+    ):
+        objects.fetch(s3, "photos", "a.jpg", 1000)
+
+
+def test_a_body_that_stops_is_tried_again() -> None:
+    def stall(client: socket.socket, end: threading.Event) -> None:
+        client.sendall(HEAD + b"x")
+        end.wait()
+
+    with store(stall) as s3, pytest.raises(errors.TransientError, match="timed out"):
+        objects.fetch(s3, "photos", "a.jpg", 1000)
+
+
+def test_a_body_that_trickles_is_given_up() -> None:
+    """Each byte comes long before the patience with a silent store ends."""
+
+    def trickle(client: socket.socket, end: threading.Event) -> None:
+        client.sendall(HEAD)
+        while not end.wait(0.5):
+            client.sendall(b"x")
+
+    with (
+        store(trickle, timeout_seconds=30) as s3,
+        pytest.raises(errors.TransientError, match=r"comes too slowly: .*DEDUP_S3_FETCH_TIMEOUT_SECONDS"),
+    ):
+        objects.fetch(s3, "photos", "a.jpg", 1000, timeout_seconds=0.3)

@@ -1,0 +1,43 @@
+"""The loop by which a Celery worker takes messages, as its health sees it: connected or not, turning or not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import bootsteps
+
+from workers import health
+
+_NAME = "consumer"
+_TURN_SECONDS = 1.0
+
+
+class Loop(bootsteps.StartStopStep):
+    """Started by Celery for each new connection to the broker, stopped when it is lost."""
+
+    requires = ("celery.worker.consumer.connection:Connection",)
+
+    def start(self, parent: Any) -> None:
+        """The broker answers. From here on a timer of the loop, or the loop itself, tells that it turns."""
+        health.process.back("broker")
+        health.process.turned(_NAME)
+        health.process.ready()
+        if parent.hub is not None:
+            # Dropped by Celery with the connection.
+            parent.timer.call_repeatedly(_TURN_SECONDS, health.process.turned, (_NAME,))
+            return
+
+        # Without a hub the timer has a thread of its own, which proves nothing of the loop.
+        work = type(parent).perform_pending_operations
+
+        def turn() -> None:
+            health.process.turned(_NAME)
+            work(parent)
+
+        parent.perform_pending_operations = turn
+
+    def stop(self, parent: Any) -> None:
+        """The connection is lost, or the worker ends."""
+        del parent
+        health.process.waits(_NAME)
+        health.process.away("broker", "the connection was lost")
