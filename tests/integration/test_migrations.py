@@ -88,7 +88,7 @@ def test_a_migration_does_not_wait_behind_traffic_for_ever(
     settings.get.cache_clear()
     try:
         with psycopg.connect(owner) as busy:
-            busy.execute("LOCK TABLE photo IN ACCESS SHARE MODE")
+            busy.execute("LOCK TABLE photo, model IN ACCESS SHARE MODE")
             with pytest.raises(errors.TransientError, match="lock timeout"):
                 schema.downgrade(owner, "base")
         assert schema.current(owner) == schema.head()
