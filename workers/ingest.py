@@ -16,7 +16,7 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers.app import publish_embed, transport_options
+from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
 
@@ -31,9 +31,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
     """
 
     def __init__(self, config: settings.Settings, base: database.Database) -> None:
-        self.connection = kombu.Connection(
-            config.events_url, transport_options=transport_options(config.events_url, config)
-        )
+        self.connection = connection(config.events_url, config)
         self._database = base
         self._pattern = events.KeyPattern(re.compile(config.key_pattern), frozenset(config.buckets))
         self._queue = _queue(config)
