@@ -18,7 +18,16 @@ import rich.progress
 import typer
 
 from core import errors, settings
-from workers import backfill_cli, learning_cli, logs, processes, property_cli, recovery_cli, training_cli
+from workers import (
+    backfill_cli,
+    learning_cli,
+    logs,
+    processes,
+    property_cli,
+    recovery_cli,
+    setup_cli,
+    training_cli,
+)
 
 if TYPE_CHECKING:
     from workers import embedded
@@ -35,6 +44,7 @@ training_cli.register(app)
 property_cli.register(app)
 recovery_cli.register(app)
 backfill_cli.register(app)
+setup_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
