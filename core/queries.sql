@@ -75,7 +75,7 @@ WITH before AS (
 UPDATE photo
 SET attempts = before.attempts + (NOT before.embedded AND (before.attempts = 0 OR %(alone)s))::integer
 FROM before
-WHERE photo.property_id = before.property_id AND photo.id = before.id
+WHERE photo.property_id = %(property_id)s AND photo.id = before.id
 RETURNING photo.bucket, photo.key, before.attempts AS lost, before.embedded;
 
 -- name: seen_content
