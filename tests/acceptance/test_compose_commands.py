@@ -31,10 +31,10 @@ from .conftest import open_folder
 pytestmark = pytest.mark.slow
 
 SECRETS = {
-    "POSTGRES_APP_PASSWORD": "app1",
-    "POSTGRES_READER_PASSWORD": "reader1",
-    "RABBITMQ_PASSWORD": "mq1",
-    "RABBITMQ_STORE_PASSWORD": "mqstore1",
+    "POSTGRES_APP_PASSWORD": "apppassword7351",
+    "POSTGRES_READER_PASSWORD": "readerpassword7352",
+    "RABBITMQ_PASSWORD": "mqpassword7353",
+    "RABBITMQ_STORE_PASSWORD": "storepassword7354",
     "STORE_ACCESS_KEY": embedded_s3.ACCESS_KEY_ID,
     "STORE_SECRET_KEY": embedded_s3.SECRET_ACCESS_KEY,
     "WEIGHTS": "untrained",
@@ -197,15 +197,30 @@ def test_every_command_runs_and_a_photo_goes_through_all(machine: Machine) -> No
             lambda: machine.ask("SELECT id FROM photo WHERE status = 'embedded' AND matched_at IS NOT NULL"),
             "the photo is embedded and matched",
         )
+    secrets = [
+        value
+        for name, value in machine.compose["services"]["migrate"]["environment"].items()
+        if "URL" in name
+    ]
+    passwords = {urllib.parse.urlsplit(value).password for value in secrets} - {None}
+    passwords |= {SECRETS["STORE_SECRET_KEY"], SECRETS["RABBITMQ_STORE_PASSWORD"]}
+    assert len(passwords) == 5
+    for name in lasting:
+        assert machine.log(name)
+        assert not [secret for secret in passwords if str(secret) in machine.log(name)], (
+            f"{name} logs a password"
+        )
     # Each as the login that it was given, and none as the owner.
     logins = machine.environment("ingest")["DEDUP_DATABASE_URL"]
-    assert "dedup_app:app1@" in logins
+    assert "dedup_app:apppassword7351@" in logins
     assert machine.ask("SELECT pg_has_role('dedup_app', 'dedup_worker', 'MEMBER')") == [True]
 
 
 def test_the_listing_systems_login_reads_the_flags_and_no_table(machine: Machine) -> None:
     place = machine.postgres.url().rpartition("@")[2]
-    with psycopg.connect(f"postgresql://dedup_listing:reader1@{place}", autocommit=True) as connection:
+    with psycopg.connect(
+        f"postgresql://dedup_listing:readerpassword7352@{place}", autocommit=True
+    ) as connection:
         assert connection.execute("SELECT * FROM listing_duplicates").fetchall() == []
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT * FROM photo")
