@@ -39,6 +39,7 @@ EXEMPT = {
 }
 """Named queries that say themselves that they are over more than one property, and why."""
 
+# Of the others, '1' is a value of any type that is compared with it.
 VALUES: dict[str, Any] = {
     "embedding": "[1,0,0,0,0,0,0,0]", "etag": "e", "sequencer": "", "status": "pending", "score": 0.9,
     "similarity": 0.9, "decided_by": "ann", "model_id": ledger.Bundle.id, "reason": "corrupt", "message": "m",
@@ -100,11 +101,11 @@ def plan(base: database.Database, statement: str, parameters: dict[str, Any]) ->
 def shards_of(base: database.Database, name: str, property_id: str) -> set[int]:
     text = re.sub(r"(%\(\w+\))b", r"\1s", QUERIES[name])
     optional = "%(property_id)s::text IS NULL" in text
-    needed = {parameter: VALUES.get(parameter, 1) for parameter in re.findall(r"%\((\w+)\)", text)}
+    needed = {parameter: VALUES.get(parameter, "1") for parameter in re.findall(r"%\((\w+)\)", text)}
     if "property_id" in needed:
         needed["property_id"] = None if optional else property_id
     if isinstance(needed.get("id"), str) and ("rejected_event" in text or "backfill" in text):
-        needed["id"] = 1
+        needed["id"] = "1"
     return plan(base, text, needed)
 
 
