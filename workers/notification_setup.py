@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 
 from core import errors, objects, settings
-from workers import aws_policies
+from workers import aws_errors, aws_policies
 
 Way = Literal["sqs", "sns", "eventbridge"]
 EVENTS = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*")
@@ -63,7 +63,7 @@ class Setup:
         self._sqs = boto3.client("sqs", **region)
         self._sns = boto3.client("sns", **region)
         self._events = boto3.client("events", **region)
-        with sorted_errors():
+        with aws_errors.sorted_errors():
             identity = boto3.client("sts", **region).get_caller_identity()
         self.account = identity["Account"]
         self._partition = identity["Arn"].split(":")[1]
@@ -75,14 +75,14 @@ class Setup:
             ConfigurationError: a right, the bucket or the credentials are missing.
             TransientError: the service is away.
         """
-        with sorted_errors():
+        with aws_errors.sorted_errors():
             yield self._bucket()
         if self._wish.target_arn is not None:
-            with sorted_errors():
+            with aws_errors.sorted_errors():
                 yield self._notification("Queue", self._wish.target_arn)
             return
         for step in (self._dead_letter_queue, self._queue, self._queue_policy, *self._route()):
-            with sorted_errors():
+            with aws_errors.sorted_errors():
                 yield step()
 
     def arn(self, service: str, name: str) -> str:
@@ -314,26 +314,3 @@ def _same_notification(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> b
         return {**entry, "Events": sorted(entry["Events"]), "Filter": filters}
 
     return comparable(found) == comparable(wanted)
-
-
-@contextlib.contextmanager
-def sorted_errors() -> Iterator[None]:
-    """Errors of boto3 as ours, each with what to do."""
-    try:
-        yield
-    except (botocore.exceptions.ClientError, botocore.exceptions.BotoCoreError) as error:
-        raise _sorted(error) from error
-
-
-def _sorted(error: Exception) -> errors.DedupError:
-    if isinstance(error, botocore.exceptions.ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        code = error.response.get("Error", {}).get("Code", "")
-        if status >= 500 or "Throttl" in code:
-            return errors.TransientError(f"{error}; try again later.")
-        return errors.ConfigurationError(
-            f"{error}. See the rights of this login (docs/deploy.md), --bucket, --queue and DEDUP_S3_REGION."
-        )
-    if isinstance(error, (botocore.exceptions.HTTPClientError, botocore.exceptions.ConnectionError)):
-        return errors.TransientError(f"{error}; see DEDUP_S3_ENDPOINT_URL.")
-    return errors.ConfigurationError(f"{error}; see the AWS credentials and DEDUP_S3_REGION.")

@@ -50,7 +50,7 @@ def setup_s3(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done.")] = False,
 ) -> None:
     """Have a bucket tell of its photos: queue, dead-letter queue, policies, notification. Again does nothing."""
-    from workers import aws_policies
+    from workers import aws_errors, aws_policies
     from workers import notification_setup as notifications
 
     if via not in ("sqs", "sns", "eventbridge"):
@@ -65,7 +65,7 @@ def setup_s3(
         elif dry_run:
             _say("would", step.text)
         else:
-            with notifications.sorted_errors():
+            with aws_errors.sorted_errors():
                 step.change()
             _say("done ", step.text)
     if target_arn is None:

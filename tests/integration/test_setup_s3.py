@@ -20,7 +20,7 @@ from typer import testing
 
 from core import errors, events, settings
 from tests.acceptance.system import until
-from workers import aws_policies, cli, notification_setup, processes
+from workers import aws_errors, aws_policies, cli, processes
 
 PHOTO = "properties/42/photos/a b.jpg"
 PATTERN = events.KeyPattern(
@@ -295,5 +295,5 @@ def test_throttling_may_work_later() -> None:
         "Error": {"Code": "ThrottlingException", "Message": "slow"},
         "ResponseMetadata": {"HTTPStatusCode": 400},
     }
-    with pytest.raises(errors.TransientError, match="try again later"), notification_setup.sorted_errors():
+    with pytest.raises(errors.TransientError, match="try again later"), aws_errors.sorted_errors():
         raise boto3.client("sqs", region_name="us-east-1").exceptions.ClientError(response, "CreateQueue")
