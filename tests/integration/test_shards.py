@@ -138,6 +138,17 @@ def test_no_exception_is_claimed_without_need(base: database.Database) -> None:
     assert {name for name in EXEMPT if f"`{name}`" not in document} == set()
 
 
+def test_every_table_has_its_place_in_the_statements() -> None:
+    document = (pathlib.Path(__file__).parents[2] / "docs/scale.md").read_text(encoding="utf-8")
+    assert {
+        "photo", "photo_embedding", "pair", "verdict", "duplicate_flag", "flag_change",
+    } | (DISTRIBUTED & {"property_model"}) == DISTRIBUTED  # fmt: skip
+    for table in DISTRIBUTED:
+        assert f"create_distributed_table('{table}', 'property_id'" in document
+    for table in REFERENCE:
+        assert f"`{table}`" in document
+
+
 @pytest.mark.parametrize("name", sorted(QUERIES))
 def test_a_parser_finds_the_property_in_each_query(name: str) -> None:
     """The same by reading: a query that names a distributed table also gives the property, to compare or to insert."""
