@@ -6,7 +6,7 @@ MINUTES ?= 3
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow soak fuzz lint types bench lock clean
+.PHONY: help setup demo test test-slow soak fuzz lint types bench lock sbom audit clean
 help:
 	@echo "make demo [PHOTOS=folder]  the whole way of a photo on the embedded stack"
 	@echo "make test                  all tests (lint and types: make lint)"
@@ -15,6 +15,8 @@ help:
 	@echo "make lint                  ruff and mypy"
 	@echo "make bench                 benchmarks, writes CSV"
 	@echo "make lock                  resolve the dependencies anew"
+	@echo "make sbom                  bill of materials (CycloneDX) of the locked dependencies"
+	@echo "make audit                 known vulnerabilities of the locked dependencies, where a service can be asked"
 
 setup: $(INSTALLED)
 
@@ -51,8 +53,17 @@ bench: setup
 
 lock: setup
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/runtime.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --overrides requirements/light.overrides --constraints requirements/runtime.lock pyproject.toml -o requirements/light.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements/dev.lock
 	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o requirements/uv.lock
+
+SBOM ?= dist/listing-dedup.cdx.json
+sbom: setup
+	@mkdir -p $(dir $(SBOM))
+	$(BIN)/cyclonedx-py requirements --of JSON --sv 1.6 --output-reproducible --pyproject pyproject.toml -o $(SBOM) requirements/runtime.lock
+
+audit: setup
+	$(BIN)/python -m tests.audit
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -31,6 +31,7 @@ def client(config: settings.Settings) -> Any:
         "s3",
         endpoint_url=config.s3_endpoint_url,
         region_name=config.s3_region,
+        verify=str(config.s3_ca) if config.s3_ca else None,
         config=botocore.config.Config(
             connect_timeout=config.s3_timeout_seconds,
             read_timeout=config.s3_timeout_seconds,

@@ -86,7 +86,7 @@ SET attempts = before.attempts + (
     cardinality(lacking) > 0 AND lacking <@ %(known)s AND (before.attempts = 0 OR %(alone)s)
 )::integer
 FROM before
-WHERE photo.property_id = before.property_id AND photo.id = before.id
+WHERE photo.property_id = %(property_id)s AND photo.id = before.id
 RETURNING photo.bucket, photo.key, before.attempts AS lost, before.lacking, before.sha256,
     (SELECT id FROM model WHERE status = 'active') AS active;
 

@@ -12,9 +12,11 @@ import dotenv
 import pydantic
 import pydantic_settings
 
-from core import errors
+from core import connection_urls, errors
 
 PREFIX = "DEDUP_"
+SECRETS = ("database_url", "migration_database_url", "broker_url", "event_broker_url")
+"""Settings that hold a password: each may also be read from the file that ``<NAME>_FILE`` names."""
 
 
 def _default_data_dir() -> pathlib.Path:
@@ -26,7 +28,10 @@ def _default_data_dir() -> pathlib.Path:
 
 
 class Settings(pydantic_settings.BaseSettings):
-    """Settings from the environment (``DEDUP_<NAME>``) or from a ``.env`` file in the working folder."""
+    """Settings from the environment (``DEDUP_<NAME>``) or from a ``.env`` file in the working folder.
+
+    What holds a password can be in a file of its own instead, as secrets are mounted into containers: see `SECRETS`.
+    """
 
     model_config = pydantic_settings.SettingsConfigDict(
         env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True
@@ -34,10 +39,16 @@ class Settings(pydantic_settings.BaseSettings):
 
     database_url: str = pydantic.Field(
         "postgresql://dedup_worker@127.0.0.1:5432/dedup",
+        repr=False,
         description="Postgres with pgvector; workers log in as a member of the role dedup_worker.",
     )
     migration_database_url: str | None = pydantic.Field(
-        None, description="Owner's login for `dedup migrate`; default: DEDUP_DATABASE_URL."
+        None, repr=False, description="Owner's login for `dedup migrate`; default: DEDUP_DATABASE_URL."
+    )
+    database_ca: pydantic.FilePath | None = pydantic.Field(
+        None,
+        description="PEM file of the authority that signed Postgres' certificate; connections are then encrypted and "
+        "the server's name is checked (sslmode=verify-full).",
     )
     database_pool_size: int = pydantic.Field(
         8, ge=1, le=100, description="Most connections a process opens to Postgres."
@@ -57,7 +68,13 @@ class Settings(pydantic_settings.BaseSettings):
 
     broker_url: str = pydantic.Field(
         "amqp://guest:guest@127.0.0.1:5672//",
+        repr=False,
         description="Celery broker: amqp:// (RabbitMQ, quorum queues), sqs://, or pgmq:// (embedded stack).",
+    )
+    broker_ca: pydantic.FilePath | None = pydantic.Field(
+        None,
+        description="amqps://: PEM file of the authority that signed the brokers' certificates; default: the system's "
+        "authorities. Name and certificate are checked either way.",
     )
     visibility_timeout_seconds: int = pydantic.Field(
         300,
@@ -81,6 +98,7 @@ class Settings(pydantic_settings.BaseSettings):
 
     event_broker_url: str | None = pydantic.Field(
         None,
+        repr=False,
         description="Where the store's notifications arrive: sqs:// or amqp://; default: DEDUP_BROKER_URL.",
     )
     event_queue: str = pydantic.Field(
@@ -98,6 +116,11 @@ class Settings(pydantic_settings.BaseSettings):
 
     s3_endpoint_url: str | None = pydantic.Field(
         None, description="S3 endpoint of another store than AWS (http://127.0.0.1:8333)."
+    )
+    s3_ca: pydantic.FilePath | None = pydantic.Field(
+        None,
+        description="https:// endpoint of S3: PEM file of the authority that signed its certificate; default: "
+        "botocore's authorities.",
     )
     s3_region: str = pydantic.Field("us-east-1", description="Region of S3 and SQS.")
     s3_timeout_seconds: float = pydantic.Field(
@@ -192,6 +215,30 @@ class Settings(pydantic_settings.BaseSettings):
         "info", description="Least severe log line that is written."
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[pydantic_settings.BaseSettings],
+        init_settings: pydantic_settings.PydanticBaseSettingsSource,
+        env_settings: pydantic_settings.PydanticBaseSettingsSource,
+        dotenv_settings: pydantic_settings.PydanticBaseSettingsSource,
+        file_secret_settings: pydantic_settings.PydanticBaseSettingsSource,
+    ) -> tuple[Any, ...]:
+        del settings_cls, file_secret_settings
+        return (init_settings, env_settings, dotenv_settings, _secrets_from_files)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _verify_database(cls, values: dict[str, Any]) -> dict[str, Any]:
+        authority = values.get("database_ca")
+        if not authority:
+            return values
+        given = {"database_url": cls.model_fields["database_url"].default, **values}
+        for name in ("database_url", "migration_database_url"):
+            if isinstance(given.get(name), str):
+                given[name] = connection_urls.verified(given[name], str(authority))
+        return given
+
     @pydantic.field_validator("buckets", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -252,6 +299,15 @@ class Settings(pydantic_settings.BaseSettings):
         return self.event_broker_url or self.broker_url
 
 
+def _given() -> dict[str, str | None]:
+    return {**dotenv.dotenv_values(".env"), **os.environ}
+
+
+def _secrets_from_files() -> dict[str, str]:
+    variables = {f"{PREFIX}{name.upper()}": name for name in SECRETS}
+    return {variables[found]: url for found, url in connection_urls.from_files(_given(), variables).items()}
+
+
 @functools.cache
 def get() -> Settings:
     """The settings of this process.
@@ -267,10 +323,11 @@ def get() -> Settings:
             for problem in error.errors(include_url=False, include_input=False)
         ]
         raise errors.ConfigurationError("Wrong settings:\n  " + "\n  ".join(lines)) from error
+    known = {*Settings.model_fields, *(name + connection_urls.FILE_SUFFIX.lower() for name in SECRETS)}
     unknown = sorted(
         name
-        for name in {**os.environ, **dotenv.dotenv_values(".env")}
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in Settings.model_fields
+        for name in _given()
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX).lower() not in known
     )
     if unknown:
         raise errors.ConfigurationError(

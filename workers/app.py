@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ssl
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -58,6 +59,28 @@ def transport_options(url: str, config: settings.Settings) -> dict[str, Any]:
     }
 
 
+def tls_options(url: str, config: settings.Settings) -> dict[str, Any] | None:
+    """How the broker's certificate is checked, for kombu's `ssl` and Celery's `broker_use_ssl`; None without TLS.
+
+    Given even where there is nothing to set: without ``server_hostname`` py-amqp takes any valid certificate,
+    whatever name it is for. None stands for the URL's own host.
+    """
+    if not url.startswith("amqps://"):
+        return None
+    authority = str(config.broker_ca) if config.broker_ca else None
+    return {"ca_certs": authority, "cert_reqs": ssl.CERT_REQUIRED, "server_hostname": None}
+
+
+def connection(url: str, config: settings.Settings, connect_timeout_seconds: float = 5) -> kombu.Connection:
+    """A connection to a broker, not opened yet."""
+    return kombu.Connection(
+        url,
+        transport_options=transport_options(url, config),
+        ssl=tls_options(url, config) or False,
+        connect_timeout=connect_timeout_seconds,
+    )
+
+
 def _configuration() -> dict[str, Any]:
     config = settings.get()
     amqp = config.broker_url.startswith("amqp")
@@ -72,6 +95,7 @@ def _configuration() -> dict[str, Any]:
     return {
         "broker_url": config.broker_url,
         "broker_transport_options": transport_options(config.broker_url, config),
+        "broker_use_ssl": tls_options(config.broker_url, config),
         "broker_connection_retry_on_startup": True,
         # A broker that stands still behind an open connection is noticed within a minute.
         "broker_heartbeat": 30,

@@ -27,6 +27,7 @@ from workers import (
     processes,
     property_cli,
     recovery_cli,
+    setup_cli,
     training_cli,
 )
 
@@ -47,6 +48,7 @@ recovery_cli.register(app)
 backfill_cli.register(app)
 model_cli.register(app)
 health_cli.register(app)
+setup_cli.register(app)
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)

@@ -17,7 +17,8 @@ import structlog
 
 from core import errors, settings
 from workers import health
-from workers.app import DEAD_LETTERS, TASK_QUEUES, app, transport_options
+from workers.app import DEAD_LETTERS, TASK_QUEUES, app
+from workers.app import connection as connect
 
 log = structlog.get_logger()
 
@@ -45,9 +46,7 @@ def prepare(config: settings.Settings) -> None:
     A broker that refuses is no reason not to work.
     """
     try:
-        with kombu.Connection(
-            config.broker_url, transport_options=transport_options(config.broker_url, config)
-        ) as connection:
+        with connect(config.broker_url, config) as connection:
             connection.ensure_connection(errback=_waits)
             _declare(connection, config)
     except Exception as error:  # noqa: BLE001 - each transport raises its own client's errors
@@ -100,11 +99,7 @@ def replay(config: settings.Settings, limit: int) -> int:
 @contextlib.contextmanager
 def _messages(config: settings.Settings, limit: int) -> Iterator[list[Any]]:
     try:
-        with kombu.Connection(
-            config.broker_url,
-            transport_options=transport_options(config.broker_url, config),
-            connect_timeout=5,
-        ) as connection:
+        with connect(config.broker_url, config) as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
             yield _take(connection, limit)
     except Exception as error:

@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Callable, Iterator
 
 import botocore.exceptions
-import kombu
 
 from core import bundle, database, embedding, errors, objects, schema, settings, weights
-from workers.app import transport_options
+from workers import app
 
 _LEAST_PGVECTOR = (0, 7)
 
@@ -95,9 +94,7 @@ def _active(config: settings.Settings) -> database.Row | None:
 
 def _broker(url: str, variable: str, config: settings.Settings) -> str:
     try:
-        with kombu.Connection(
-            url, transport_options=transport_options(url, config), connect_timeout=5
-        ) as connection:
+        with app.connection(url, config) as connection:
             connection.ensure_connection(max_retries=1, timeout=5)
             connection.default_channel.basic_qos(0, 1, False)
             return str(connection.as_uri())

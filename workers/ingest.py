@@ -17,7 +17,7 @@ import structlog
 
 from core import database, errors, events, photos, settings
 from workers import health, logs, probes
-from workers.app import publish_embed, transport_options
+from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
 
@@ -34,9 +34,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
     """
 
     def __init__(self, config: settings.Settings, base: database.Database) -> None:
-        self.connection = kombu.Connection(
-            config.events_url, transport_options=transport_options(config.events_url, config)
-        )
+        self.connection = connection(config.events_url, config)
         self._database = base
         self._pattern = events.key_pattern(config.key_pattern, config.buckets)
         self._queue = _queue(config)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import botocore.exceptions
-import kombu
 
 from core import database, errors, objects, settings
 from workers import health
-from workers.app import transport_options
+from workers.app import connection
 
 _SECONDS = 5.0
 
@@ -42,9 +41,8 @@ def of_broker(config: settings.Settings) -> health.Probe:
     def probe() -> None:
         if not url.startswith("amqp"):
             return
-        options = transport_options(url, config)
-        with kombu.Connection(url, transport_options=options, connect_timeout=_SECONDS) as connection:
-            connection.connect()
+        with connection(url, config, _SECONDS) as opened:
+            opened.connect()
 
     return probe
 
