@@ -126,11 +126,16 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
     device = embedding.choose_device(config.device)
-    backbone = embedding.Backbone(weights.load(config.backbone_weights), device)
+    streams = embedding.share_cores(config.embed_streams, device)
+    backbone = embedding.Backbone(
+        weights.load(config.backbone_weights), device, config.forward, config.precision
+    )
     model_bundle = (
         bundle.load(config.bundle) if config.bundle else bundle.for_backbone(backbone.weights_sha256)
     )
     bundle.check_backbone(model_bundle, backbone)
+    batch_size = config.embed_batch_size or backbone.batch_size
+    backbone.warm_up(model_bundle.input_size, batch_size)
     embedder = embedding.Embedder(backbone, model_bundle.fusion)
     base = database.Database(config.database_url, config.database_pool_size)
     with base.transaction() as connection:
@@ -141,14 +146,23 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         s3=objects.client(config),
         bundle=model_bundle,
         batcher=batching.Batcher(
-            functools.partial(_forward, embedder), config.embed_batch_size, config.embed_batch_wait_seconds
+            functools.partial(_forward, embedder), batch_size, config.embed_batch_wait_seconds, streams
         ),
         gate=isolation.Gate(),
         threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
         match_queue=MATCH_BULK if bulk else MATCH,
     )
     tasks.prepare(config, base)
-    log.info("embed_worker_ready", device=device, model=model_bundle.id, weights=backbone.weights_name)
+    log.info(
+        "embed_worker_ready",
+        device=device,
+        model=model_bundle.id,
+        weights=backbone.weights_name,
+        forward=backbone.form,
+        precision=backbone.precision,
+        streams=streams,
+        batch_size=batch_size,
+    )
     return _worker
 
 

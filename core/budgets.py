@@ -1,0 +1,35 @@
+"""Memory that several threads share: who would take more than is left, waits."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+
+
+class Budget:
+    """So many bytes for all threads together.
+
+    One after the other is let in, in the order in which they came, so that small ones do not keep a large one waiting
+    for ever. Who asks for more than there is at all, gets it when nobody else holds any.
+    """
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._turn = threading.Lock()
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def hold(self, amount: int) -> Iterator[None]:
+        """Wait for so many bytes and hold them while the block runs. Not to be nested: two could wait for each other."""
+        amount = min(amount, self._total)
+        with self._turn, self._changed:
+            self._changed.wait_for(lambda: self._free >= amount)
+            self._free -= amount
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free += amount
+                self._changed.notify_all()
