@@ -22,7 +22,7 @@ class Budget:
 
     @contextlib.contextmanager
     def hold(self, amount: int) -> Iterator[None]:
-        """Wait for so many bytes and hold them while the block runs. Not to be nested: two could wait for each other."""
+        """Wait for so many bytes and hold them while the block runs. Not to be nested: two would wait for ever."""
         amount = min(amount, self._total)
         with self._turn, self._changed:
             self._changed.wait_for(lambda: self._free >= amount)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ import numpy.typing as npt
 import structlog
 import torch
 
-from core import errors, fusing, resnet, weights
+from core import device_fusing, errors, fusing, resnet, weights
 
 TURNS = 4
 """Quarter turns that a drawing's embedding is averaged over."""
@@ -60,7 +61,11 @@ class Backbone:
         self.precision = ("fp16" if on_gpu else "fp32") if precision == "auto" else precision
         self._type = _TYPES[self.precision]
         self._plain = resnet.plain(resnet.load(source)).to(self.device, self._type)
-        self.form, self._taps = self._best(("compiled" if on_gpu else "fused") if form == "auto" else form)
+        self._wanted = ("compiled" if on_gpu else "fused") if form == "auto" else form
+        self.form: resnet.Form = "plain"
+        self._taps = self._plain
+        if self._wanted == "fused":
+            self._fuse()
         self._mean = torch.tensor(_IMAGENET_MEAN, device=self.device).view(1, 3, 1, 1) * 255
         self._std = torch.tensor(_IMAGENET_STD, device=self.device).view(1, 3, 1, 1) * 255
         self._own = threading.local()
@@ -70,28 +75,27 @@ class Backbone:
         """Photos of a pass at which this device gives about the most a second."""
         return 64 if self.device.type == "cuda" else 8
 
-    def _best(self, form: resnet.Form) -> tuple[resnet.Form, resnet.Taps]:
+    def _fuse(self) -> None:
         try:
-            if form == "fused":
-                if self.device.type != "cpu" or self.precision != "fp32":
-                    raise RuntimeError(f"it is for fp32 on a CPU, not {self.precision} on {self.device}")
-                return form, resnet.fused(self._plain)
-            if form == "compiled":
-                return form, resnet.compiled(self._plain)
+            if self.device.type != "cpu" or self.precision != "fp32":
+                raise RuntimeError(f"it is for fp32 on a CPU, not {self.precision} on {self.device}")
+            self._taps, self.form = resnet.fused(self._plain), "fused"
         except RuntimeError as error:
-            self._fall_back(form, error)
-        return "plain", self._plain
+            self._fall_back(error)
 
-    def _fall_back(self, form: str, error: Exception) -> None:
-        log.warning("forward_falls_back", wanted=form, used="plain", error=str(error).strip()[:300])
-        self.form, self._taps = "plain", self._plain
+    def _fall_back(self, error: Exception) -> None:
+        self._taps, self.form = self._plain, "plain"
+        log.warning("forward_falls_back", wanted=self._wanted, used=self.form, error=str(error).strip()[:300])
 
     def warm_up(self, size: int, batch: int) -> None:
-        """Compile the passes that batches of up to `batch` pictures of this size need, and try them.
+        """Make ready for batches of up to `batch` pictures of this size; a ``compiled`` backbone is ``plain`` before.
 
-        Where torch.compile cannot work, such as without a C++ compiler, the plain form takes over.
+        Where torch.compile cannot work, such as without a C++ compiler, it stays so.
         """
-        sizes = [bucket for bucket in _BUCKETS if bucket < 4 * batch] if self.form == "compiled" else [batch]
+        sizes = [batch]
+        if self._wanted == "compiled":
+            self._taps, self.form = resnet.compiled(self._plain), "compiled"
+            sizes = [bucket for bucket in _BUCKETS if bucket < 4 * batch]
         try:
             for count in sizes:
                 self.pool(np.zeros((count, 3, size, size), np.uint8))
@@ -100,7 +104,7 @@ class Backbone:
         except Exception as error:
             if self.form != "compiled":
                 raise
-            self._fall_back("compiled", error)
+            self._fall_back(error)
 
     def pool(self, pixels: npt.NDArray[np.uint8], turns: int = 1) -> fusing.Pooled:
         """Averages of the levels' feature maps, of the whole and by region.
@@ -110,19 +114,29 @@ class Backbone:
             turns: 4 for the average over the quarter turns of each picture, its regions turned back into place: what
                 a picture scanned on its side has in common with itself. It costs four passes.
         """
-        # Not as a decorator: torch.compile then sees one mode, whoever calls.
-        with torch.inference_mode(), self._stream():
-            upright = (self._sent(pixels).float() - self._mean) / self._std
-            levels, cells = self._pass(upright)
-            for turn in range(1, turns):
-                turned_levels, turned_cells = self._pass(torch.rot90(upright, turn, dims=(2, 3)))
-                levels = levels + turned_levels
-                cells = cells + torch.rot90(turned_cells, -turn, dims=(2, 3))
-            count = len(pixels)
+        with self.computing():
+            levels, cells = self.pooled(pixels, turns)
             return fusing.Pooled(
-                levels=(levels / turns)[:count].cpu().numpy(),
-                cells=(cells / turns)[:count].flatten(2).transpose(1, 2).half().cpu().numpy(),
+                levels=levels.cpu().numpy(),
+                cells=cells.flatten(2).transpose(1, 2).half().cpu().numpy(),
             )
+
+    @contextlib.contextmanager
+    def computing(self) -> Iterator[None]:
+        """Around everything that a thread does on the device."""
+        with torch.inference_mode(), self._stream():
+            yield
+
+    def pooled(self, pixels: npt.NDArray[np.uint8], turns: int = 1) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `pool`, left on the device: (n, 3904) levels, (n, 1024, GRID, GRID) cells. Within `computing` only."""
+        upright = (self._sent(pixels).float() - self._mean) / self._std
+        levels, cells = self._pass(upright)
+        for turn in range(1, turns):
+            turned_levels, turned_cells = self._pass(torch.rot90(upright, turn, dims=(2, 3)))
+            levels = levels + turned_levels
+            cells = cells + torch.rot90(turned_cells, -turn, dims=(2, 3))
+        count = len(pixels)
+        return levels[:count] / turns, cells[:count] / turns
 
     def _sent(self, pixels: npt.NDArray[np.uint8]) -> torch.Tensor:
         """The pixels on the device; a compiled pass gets one of its batch sizes, filled up with black."""
@@ -153,12 +167,13 @@ class Embedder:
 
     def __init__(self, backbone: Backbone, fusion: fusing.Fusion) -> None:
         self._backbone = backbone
-        self._fusion = fusion
+        self._dims = fusion.dims
+        self._fusion = device_fusing.DeviceFusion(fusion, backbone.device)
 
     @property
     def dims(self) -> int:
         """Length of the fused embedding."""
-        return self._fusion.dims
+        return self._dims
 
     def embed(self, pixels: npt.NDArray[np.uint8]) -> fusing.Vectors:
         """Fused embeddings of a batch.
@@ -172,13 +187,14 @@ class Embedder:
         Returns:
             (n, dims) float32, as `fusing.Fusion.fuse` says.
         """
-        pooled = self._backbone.pool(pixels)
-        drawings = self._fusion.drawings(pooled.levels)
-        if drawings.any():
-            turned = self._backbone.pool(np.ascontiguousarray(pixels[drawings]), turns=TURNS)
-            pooled.levels[drawings] = turned.levels
-            pooled.cells[drawings] = turned.cells
-        return self._fusion.fuse(pooled, drawings)
+        with self._backbone.computing():
+            levels, cells = self._backbone.pooled(pixels)
+            drawings = self._fusion.drawings(levels)
+            drawn = drawings.cpu().numpy()
+            if drawn.any():
+                turned = self._backbone.pooled(np.ascontiguousarray(pixels[drawn]), TURNS)
+                levels[drawings], cells[drawings] = turned
+            return self._fusion.fuse(levels, cells, drawings).cpu().numpy()
 
 
 def choose_device(wanted: str) -> str:
