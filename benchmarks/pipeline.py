@@ -1,8 +1,8 @@
 """JPEG bytes in memory to fused embeddings, as the embed worker does it, against the raw forward pass of the same run.
 
 ``python -m benchmarks.pipeline [--device cuda] [--quick] [--json]``: drawn JPEGs of 1.1 to 2 megapixels, as many
-threads as photos are in flight, the micro-batcher and its streams, all by default settings. Beside it the two limits: the
-forward pass alone with the same streams and batch, and decoding alone on all cores. `ratio` is to the former,
+threads as photos are in flight, the micro-batcher and its streams, all by default settings. Beside it the two limits:
+the forward pass alone with the same streams and batch, and decoding alone on all cores. `ratio` is to the former,
 `cpu_ratio` the same by processor time, which other work on the machine disturbs less.
 """
 

@@ -103,13 +103,16 @@ class Worker:
         picture = images.decode(
             found.data, size=self.bundle.input_size, max_pixels=self.config.max_photo_pixels
         )
+        etag, size, sha256 = found.etag, len(found.data), hashlib.sha256(found.data).hexdigest()
+        # The bytes need not wait for the batch, too.
+        del found
         return photos.Embedded(
             embedding=self.batcher.embed(picture.pixels),
-            etag=found.etag,
+            etag=etag,
             width=picture.width,
             height=picture.height,
-            bytes=len(found.data),
-            sha256=hashlib.sha256(found.data).hexdigest(),
+            bytes=size,
+            sha256=sha256,
         )
 
 
