@@ -213,6 +213,11 @@ def test_memory_is_taken_for_what_decoding_needs(
     asked: list[int] = []
 
     hold = images._MEMORY.hold
-    monkeypatch.setattr(images._MEMORY, "hold", lambda amount: (asked.append(amount), hold(amount))[1])
+
+    def watched(amount: int) -> contextlib.AbstractContextManager[None]:
+        asked.append(amount)
+        return hold(amount)
+
+    monkeypatch.setattr(images._MEMORY, "hold", watched)
     decode(encode(half_and_half(1600, 1200), format_name, **options), 10**7)
     assert at_least * 10_000 <= asked[0] <= at_most * 10_000
