@@ -11,7 +11,7 @@ import concurrent.futures
 import pathlib
 
 from benchmarks import forward, pictures, results
-from core import bundle, embedding, images, settings
+from core import budgets, bundle, embedding, images, settings
 from workers import batching
 
 SIZE = (4000, 3000)
@@ -34,6 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
     options = parser.parse_args(arguments)
+    budgets.limit_arenas()
     kinds = {
         "JPEG": pictures.jpegs(1, SIZE)[0],
         "progressive JPEG": pictures.jpegs(1, SIZE, progressive=True)[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import threading
 from collections.abc import Iterator
 
@@ -33,3 +34,16 @@ class Budget:
             with self._changed:
                 self._free += amount
                 self._changed.notify_all()
+
+
+_M_ARENA_MAX = -8  # mallopt(3)
+
+
+def limit_arenas() -> None:
+    """Let all threads share two of malloc's arenas, as MALLOC_ARENA_MAX=2 does; to be called before they start.
+
+    glibc gives threads arenas of their own, each of which keeps what its largest picture took.
+    """
+    # Other C libraries have no such function and no such arenas.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)

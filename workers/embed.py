@@ -13,6 +13,7 @@ import structlog
 import torch
 
 from core import (
+    budgets,
     bundle,
     database,
     embedding,
@@ -129,6 +130,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
     device = embedding.choose_device(config.device)
+    budgets.limit_arenas()
     streams = embedding.share_cores(config.embed_streams, device)
     backbone = embedding.Backbone(
         weights.load(config.backbone_weights), device, config.forward, config.precision
