@@ -6,7 +6,7 @@ MINUTES ?= 3
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow soak fuzz lint types bench lock sbom audit clean
+.PHONY: help setup demo test test-slow soak fuzz lint types bench bench-gpu lock sbom audit clean
 help:
 	@echo "make demo [PHOTOS=folder]  the whole way of a photo on the embedded stack"
 	@echo "make test                  all tests (lint and types: make lint)"
@@ -14,6 +14,7 @@ help:
 	@echo "make fuzz [ROUNDS=1000000] damaged events and photos, many more than in the tests"
 	@echo "make lint                  ruff and mypy"
 	@echo "make bench                 benchmarks, writes CSV"
+	@echo "make bench-gpu             those of a GPU, on a machine with one"
 	@echo "make lock                  resolve the dependencies anew"
 	@echo "make sbom                  bill of materials (CycloneDX) of the locked dependencies"
 	@echo "make audit                 known vulnerabilities of the locked dependencies, where a service can be asked"
@@ -50,6 +51,9 @@ lint: setup
 
 bench: setup
 	$(BIN)/python -m benchmarks
+
+bench-gpu: setup
+	$(BIN)/python -m benchmarks.gpu
 
 lock: setup
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/runtime.lock

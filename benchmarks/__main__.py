@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from benchmarks import backfill, forward, notify
+from benchmarks import backfill, decode, forward, memory, notify, pipeline
 
 if __name__ == "__main__":
     forward.main()
+    decode.main()
+    pipeline.main()
+    memory.main()
     notify.main()
     backfill.main()

@@ -1,70 +1,133 @@
-"""The raw forward pass, by batch size, and the micro-batcher on top of it: what batching single photos costs."""
+"""The raw forward pass: the limit of everything. Forms of the network, precisions, streams and batches side by side.
+
+``python -m benchmarks.forward [--device cuda] [--quick] [--json]``. Pixels in memory to pooled levels and cells, no
+fusion, no decoding. Untrained weights: the speed does not depend on what they know. The forms are compared in turns
+within one run; `threads` are those of each stream. With --quick, torch.compile is left out on a CPU, where it takes a
+minute to begin.
+"""
 
 from __future__ import annotations
 
 import argparse
-import concurrent.futures
-import time
+import dataclasses
+import functools
+import os
 import warnings
-from collections.abc import Callable
 
 import numpy as np
+import torch
 
-from benchmarks import results
-from core import bundle, embedding, weights
-from workers import batching
+from benchmarks import results, speed
+from core import embedding, images, resnet, weights
 
 SIZE = 224
-BATCHES = (1, 4, 8, 16, 32)
+TORCHVISION = "torchvision"
+"""The network as torchvision runs it, not folded: what was there before anything was made faster."""
 
 
-def rate(call: Callable[[], object], photos: int, seconds: float) -> float:
-    """Photos a second of repeated calls of `photos` photos each, after one call to warm up."""
-    call()
-    done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
-        call()
-        done += photos
-    return done / (time.perf_counter() - started)
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One way to run the network."""
+
+    form: str
+    precision: embedding.Precision
+    streams: int
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        return f"{self.form} {self.precision}, {self.streams} × {self.threads} threads, batch {self.batch}"
 
 
-def main() -> None:
+def settings(device: str, *, quick: bool) -> list[Setting]:
+    """What is compared on this device."""
+    cores = os.cpu_count() or 1
+    found: list[Setting] = []
+    if device.startswith("cuda"):
+        batches = (64, 256) if quick else (16, 64, 256, 1024)
+        for form, precisions in (("plain", ("fp32", "fp16", "bf16")), ("compiled", ("fp16", "bf16"))):
+            for precision in precisions:
+                found += [Setting(form, precision, 1, cores, batch) for batch in batches]  # type: ignore[arg-type]
+                found.append(Setting(form, precision, 2, cores, 256))  # type: ignore[arg-type]
+        return found
+    half = max(1, cores // 2)
+    found = [Setting(form, "fp32", 1, cores, 8) for form in (TORCHVISION, "plain", "fused")]
+    found += [
+        Setting("fused", "fp32", 2, half, batch) for batch in ((1, 8, 16) if quick else (1, 2, 4, 8, 16, 32))
+    ]
+    found += [Setting("plain", "fp32", 2, half, 8), Setting(TORCHVISION, "fp32", 2, half, 8)]
+    if not quick:
+        found += [Setting("compiled", "fp32", 2, half, 16), Setting("compiled", "fp32", 1, cores, 16)]
+    return found
+
+
+def backbone(device: str, form: str, precision: embedding.Precision) -> embedding.Backbone:
+    """An untrained backbone in this form."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        source = weights.load(weights.UNTRAINED)
+    if form != TORCHVISION:
+        return embedding.Backbone(source, device, form, precision)  # type: ignore[arg-type]
+    made = embedding.Backbone(source, device, "plain", precision)
+    made._taps = resnet.unfolded(resnet.load(source)).to(device)
+    return made
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few seconds each")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
-    options = parser.parse_args()
-    seconds = 2.0 if options.quick else 10.0
-    with warnings.catch_warnings():
-        # The speed does not depend on what the weights know.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        backbone = embedding.Backbone(weights.load(weights.UNTRAINED), embedding.choose_device("auto"))
-    fusion = bundle.for_backbone(backbone.weights_sha256).fusion
-    embedder = embedding.Embedder(backbone, fusion)
-    pixels = np.random.default_rng(0).integers(0, 256, (max(BATCHES), 3, SIZE, SIZE), dtype=np.uint8)
-    rows: list[dict[str, object]] = []
-    for size in BATCHES:
-        raw = rate(lambda size=size: embedder.embed(pixels[:size]), size, seconds)  # type: ignore[misc]
-        with concurrent.futures.ThreadPoolExecutor(2 * size) as pool:
-            batcher = batching.Batcher(embedder.embed, size, 0.03)
-            singles = list(pixels[np.arange(2 * size) % len(pixels)])
-            through = rate(
-                lambda pool=pool, batcher=batcher, singles=singles: list(  # type: ignore[misc]
-                    pool.map(batcher.embed, singles)
-                ),
-                2 * size,
-                seconds,
-            )
-            batcher.close()
-        rows.append(
-            {
-                "batch": size,
-                "raw_photos_per_s": round(raw, 2),
-                "batcher_photos_per_s": round(through, 2),
-                "ratio": round(through / raw, 3),
-            }
-        )
-    results.write("forward", rows, as_json=options.json)
+    options = parser.parse_args(arguments)
+    device = embedding.choose_device(options.device)
+    chosen = {str(setting): setting for setting in settings(device, quick=options.quick)}
+    backbones = {
+        key: backbone(device, *key) for key in {(s.form, s.precision): None for s in chosen.values()}
+    }
+    for (form, _), made in backbones.items():
+        if form == "compiled":
+            made.warm_up(SIZE, max(setting.batch for setting in chosen.values() if setting.form == form))
+    least = (2 if options.quick else 8) * (64 if device.startswith("cuda") else 4)
+    works = {}
+    for name, setting in chosen.items():
+        made = backbones[setting.form, setting.precision]
+        pixels = np.random.default_rng(0).integers(0, 256, (setting.batch, 3, SIZE, SIZE), dtype=np.uint8)
+        works[name] = functools.partial(_work, made, pixels, setting.streams, least)
+    found = speed.compare(
+        works, 3 if options.quick else 9, lambda name: torch.set_num_threads(chosen[name].threads)
+    )
+    fastest = max(found.values(), key=lambda each: each.photos_per_s).photos_per_s
+    rows = [
+        {
+            "device_kind": device,
+            **dataclasses.asdict(setting),
+            # A form that cannot be had here is another one's figure.
+            "ran": TORCHVISION
+            if setting.form == TORCHVISION
+            else backbones[setting.form, setting.precision].form,
+            **found[name].row(),
+            "ratio_to_fastest": round(found[name].photos_per_s / fastest, 3),
+        }
+        for name, setting in chosen.items()
+    ]
+    name = "forward-gpu" if device.startswith("cuda") else "forward"
+    results.write(name, rows, as_json=options.json)
+    if not options.json:
+        results.plot(name, list(found), [each.photos_per_s for each in found.values()], "photos a second")
+
+
+def once(made: embedding.Backbone, pixels: images.Pixels) -> None:
+    """One forward pass, to its end."""
+    with made.computing():
+        levels, _ = made.pooled(pixels)
+        levels.cpu()
+
+
+def _work(made: embedding.Backbone, pixels: images.Pixels, streams: int, least: int) -> int:
+    times = streams * max(1, least // (streams * len(pixels)))
+    speed.in_threads(functools.partial(once, made, pixels), streams, times)
+    return times * len(pixels)
 
 
 if __name__ == "__main__":

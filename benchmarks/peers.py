@@ -104,7 +104,10 @@ class ListingDedup:
     name = "listing-dedup"
 
     def __init__(self, source: weights.Weights) -> None:
-        backbone = embedding.Backbone(source, embedding.choose_device("auto"))
+        device = embedding.choose_device("auto")
+        self._streams = embedding.share_cores(None, device)
+        backbone = embedding.Backbone(source, device)
+        self._batch_size = backbone.batch_size
         self.bundle = bundle.for_backbone(backbone.weights_sha256)
         self._embedder = embedding.Embedder(backbone, self.bundle.fusion)
         self._config = settings.Settings()
@@ -113,7 +116,7 @@ class ListingDedup:
         """Fused embeddings, rounded as the database keeps them."""
         config = self._config
         batcher = batching.Batcher(
-            self._embedder.embed, config.embed_batch_size, config.embed_batch_wait_seconds
+            self._embedder.embed, self._batch_size, config.embed_batch_wait_seconds, self._streams
         )
         files = sorted(folder.iterdir())
         with concurrent.futures.ThreadPoolExecutor(config.embed_concurrency) as pool:

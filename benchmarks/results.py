@@ -10,6 +10,7 @@ import pathlib
 import platform
 from collections.abc import Mapping, Sequence
 
+import PIL
 import torch
 import torchvision
 
@@ -21,7 +22,7 @@ _FOLDER = pathlib.Path(__file__).parent / "results"
 
 def machine() -> dict[str, str]:
     """What the figures depend on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or "cpu"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return {
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "device": device,
@@ -29,7 +30,18 @@ def machine() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
+        "pillow": PIL.__version__,
     }
+
+
+def _processor() -> str:
+    """The processor's name and what torch makes of its vector units."""
+    name = platform.processor() or "cpu"
+    information = pathlib.Path("/proc/cpuinfo")
+    if information.is_file():
+        lines = information.read_text(encoding="utf-8").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def write(name: str, rows: Sequence[Row], *, as_json: bool) -> None:
@@ -46,3 +58,21 @@ def write(name: str, rows: Sequence[Row], *, as_json: bool) -> None:
         writer.writerows(complete)
     for row in rows:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
+
+
+def plot(name: str, labels: Sequence[str], values: Sequence[float], unit: str) -> None:
+    """A bar for each label, as ``results/<name>.svg``."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    mpl.rcParams["svg.hashsalt"] = name
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 0.8 + 0.3 * len(labels)), layout="constrained")
+    bars = axes.barh(range(len(labels)), values)
+    axes.bar_label(bars, [f"{value:.3g}" for value in values], padding=3)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"{unit}; {machine()['device']}")
+    figure.savefig(_FOLDER / f"{name}.svg", metadata={"Date": None})
+    plt.close(figure)

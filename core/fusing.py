@@ -30,7 +30,7 @@ CELLS = GRID * GRID
 
 Vectors = npt.NDArray[np.float32]
 
-_DRAWING = 0.02
+DRAWING = 0.02
 """What a drawing has in its last value, other photos its negative: too little to change who is whose neighbour."""
 
 
@@ -172,7 +172,7 @@ class Fusion:
         cells = unit((pooled.cells.astype(np.float32) - self.cell_mean) @ self.cell_projection)
         fused[:, layout.cells] = cells.reshape(len(pooled), CELLS * layout.cell) / np.float32(np.sqrt(CELLS))
         fused /= np.float32(np.sqrt(len(layout.levels) + 1))
-        fused[:, layout.drawing] = np.where(drawings, _DRAWING, -_DRAWING)
+        fused[:, layout.drawing] = np.where(drawings, DRAWING, -DRAWING)
         return fused
 
     def _standard(self, levels: Vectors) -> Vectors:

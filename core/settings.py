@@ -150,12 +150,39 @@ class Settings(pydantic_settings.BaseSettings):
         "one that fits the weights. Later the database decides (`dedup model`).",
     )
     device: str = pydantic.Field("auto", description="auto, cpu, cuda or cuda:N.")
-    embed_batch_size: int = pydantic.Field(16, ge=1, le=1024, description="Most photos in one forward pass.")
+    forward: Literal["auto", "plain", "fused", "compiled"] = pydantic.Field(
+        "auto",
+        description="Form of the network: fused (oneDNN; the default on a CPU), compiled (torch.compile; the default "
+        "on a GPU, some minutes at start) or plain.",
+    )
+    precision: Literal["auto", "fp32", "fp16", "bf16"] = pydantic.Field(
+        "auto",
+        description="Of the forward pass; auto is fp32 on a CPU, fp16 on a GPU. bf16 changes vectors (cosine 0.995).",
+    )
+    embed_streams: int | None = pydantic.Field(
+        None,
+        ge=1,
+        le=64,
+        description="Forward passes at a time in one embed worker, which share its cores; default: 2, on a single "
+        "core 1.",
+    )
+    embed_batch_size: int | None = pydantic.Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Most photos in one forward pass; default: 8 on a CPU, 64 on a GPU.",
+    )
     embed_batch_wait_seconds: float = pydantic.Field(
-        0.03, ge=0, le=1, description="Longest wait of a batch's first photo for company."
+        0.0,
+        ge=0,
+        le=1,
+        description="Longest wait of a batch's first photo for company while a forward pass could begin.",
     )
     embed_concurrency: int = pydantic.Field(
-        16, ge=1, le=256, description="Photos in flight in one embed worker (threads)."
+        16,
+        ge=1,
+        le=256,
+        description="Photos in flight in one embed worker (threads); on a GPU about three times the batch.",
     )
     embed_max_losses: int = pydantic.Field(
         3,

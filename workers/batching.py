@@ -20,24 +20,39 @@ _Item = tuple[Pixels, "concurrent.futures.Future[Vectors]"]
 
 
 class Batcher:
-    """Collects single photos from many threads and embeds them in batches on one thread.
+    """Collects single photos from many threads and embeds them in batches, on one thread for each of the `streams`.
 
-    The first photo of a batch waits at most `wait_seconds` for company. A photo on which the forward pass
-    fails, fails alone: its batch is embedded again one by one.
+    A free stream takes what waits, and begins: photos that come meanwhile are the next batch, so batches grow with the
+    load by themselves. With `wait_seconds` a batch's first photo waits at most that long for company. A photo on which
+    the forward pass fails, fails alone: its batch is embedded again one by one.
+
+    What waits is one picture for each thread that calls `embed`, no more: the callers bound it.
     """
 
-    def __init__(self, embed: Callable[[Pixels], Vectors], batch_size: int, wait_seconds: float) -> None:
+    def __init__(
+        self,
+        embed: Callable[[Pixels], Vectors],
+        batch_size: int,
+        wait_seconds: float,
+        streams: int = 1,
+    ) -> None:
         self._embed = embed
         self._batch_size = batch_size
         self._wait_seconds = wait_seconds
         self._waiting: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
-        self._thread.start()
+        self._collecting = threading.Lock()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._run, name=f"batcher-{number}", daemon=True)
+            for number in range(streams)
+        ]
+        for thread in self._threads:
+            thread.start()
 
     @property
-    def thread(self) -> threading.Thread:
-        """The thread without which nothing is embedded."""
-        return self._thread
+    def threads(self) -> list[threading.Thread]:
+        """The threads without which nothing is embedded."""
+        return self._threads
 
     def embed(self, pixels: Pixels) -> Vectors:
         """Embed one photo; blocks until its batch is done.
@@ -68,25 +83,31 @@ class Batcher:
     def close(self) -> None:
         """Finish what waits, then stop."""
         self._waiting.put(None)
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
     def _run(self) -> None:
-        while (first := self._waiting.get()) is not None:
-            batch = [first]
-            deadline = time.monotonic() + self._wait_seconds
-            last = False
-            while len(batch) < self._batch_size:
+        while batch := self._collected():
+            self._embed_together(batch)
+
+    def _collected(self) -> list[_Item]:
+        """The next batch; empty when it is all over. One stream at a time, or two would share what makes one batch."""
+        with self._collecting:
+            batch: list[_Item] = []
+            deadline = 0.0
+            while not self._closed and len(batch) < self._batch_size:
                 try:
-                    item = self._waiting.get(timeout=max(0.0, deadline - time.monotonic()))
+                    wait = max(0.0, deadline - time.monotonic()) if batch else None
+                    item = self._waiting.get(timeout=wait)
                 except queue.Empty:
                     break
                 if item is None:
-                    last = True
+                    self._closed = True
                     break
+                if not batch:
+                    deadline = time.monotonic() + self._wait_seconds
                 batch.append(item)
-            self._embed_together(batch)
-            if last:
-                return
+            return batch
 
     def _embed_together(self, batch: list[_Item]) -> None:
         try:

@@ -15,7 +15,19 @@ from collections.abc import Callable, Iterable, Mapping
 import structlog
 import torch
 
-from core import bundle, database, embedding, errors, fusing, images, models, registry, settings, weights
+from core import (
+    budgets,
+    bundle,
+    database,
+    embedding,
+    errors,
+    fusing,
+    images,
+    models,
+    registry,
+    settings,
+    weights,
+)
 from workers import batching, health, processes
 
 log = structlog.get_logger()
@@ -43,12 +55,18 @@ class Embedders:
     """The models at hand; thread-safe, to be made once, in the process that uses it."""
 
     def __init__(
-        self, config: settings.Settings, base: database.Database, device: str, sources: Mapping[str, str]
+        self,
+        config: settings.Settings,
+        base: database.Database,
+        device: str,
+        streams: int,
+        sources: Mapping[str, str],
     ) -> None:
-        """`sources`: the backbone weights at hand, by their digest."""
+        """`streams`: forward passes at a time; `sources`: the backbone weights at hand, by their digest."""
         self._config = config
         self._base = base
         self._device = device
+        self._streams = streams
         self._sources = sources
         self._registry = registry.Registry()
         self._backbones: dict[str, embedding.Backbone] = {}
@@ -140,17 +158,37 @@ class Embedders:
                 "comma-separated."
             )
         if sha256 not in self._backbones:
-            self._backbones[sha256] = embedding.Backbone(weights.load(self._sources[sha256]), self._device)
+            self._backbones[sha256] = embedding.Backbone(
+                weights.load(self._sources[sha256]),
+                self._device,
+                self._config.forward,
+                self._config.precision,
+            )
+        backbone = self._backbones[sha256]
+        batch_size = self._config.embed_batch_size or backbone.batch_size
         before = self._passes.get((sha256, found.input_size))
         together = (*(before.models if before else ()), found)
-        fusions = [item.fusion for item in together]
-        # The batcher before finishes what it has; its idle thread is all that stays of it.
+        if before is None:
+            backbone.warm_up(found.input_size, batch_size)
+        embedder = embedding.Embedder(backbone, *(item.fusion for item in together))
+        # The batcher before finishes what it has; its idle threads are all that stays of it.
         batcher = batching.Batcher(
-            functools.partial(_forward, self._backbones[sha256], fusions),
-            self._config.embed_batch_size,
+            functools.partial(_forward, embedder),
+            batch_size,
             self._config.embed_batch_wait_seconds,
+            self._streams,
         )
-        health.process.needs(batcher.thread)
+        for thread in batcher.threads:
+            health.process.needs(thread)
+        log.info(
+            "forward_pass",
+            weights=backbone.weights_name,
+            form=backbone.form,
+            precision=backbone.precision,
+            streams=self._streams,
+            batch_size=batch_size,
+            models=[item.id for item in together],
+        )
         self._passes[sha256, found.input_size] = Pass(found.input_size, together, batcher)
         self._known[found.id] = found
 
@@ -162,6 +200,8 @@ def prepare(config: settings.Settings, base: database.Database) -> Embedders:
         ConfigurationError: says what does not fit and the remedy.
     """
     device = embedding.choose_device(config.device)
+    budgets.limit_arenas()
+    streams = embedding.share_cores(config.embed_streams, device)
     sources = {weights.source_digest(source): source for source in config.weights_sources}
     named = bundle.load(config.bundle) if config.bundle else None
 
@@ -171,7 +211,7 @@ def prepare(config: settings.Settings, base: database.Database) -> Embedders:
     with base.transaction() as connection:
         active = models.start(connection, named, first, bundle.shipped_by_id)
         live = [model for model in models.every(connection) if model.status != "retired"]
-    embedders = Embedders(config, base, device, sources)
+    embedders = Embedders(config, base, device, streams, sources)
     # A candidate from before bundles were kept in the database waits for whoever has it.
     embedders.learn(model.id for model in live if model.has_bundle or model.id == active.id)
     embedders.check_active(active.id)
@@ -179,13 +219,11 @@ def prepare(config: settings.Settings, base: database.Database) -> Embedders:
     return embedders
 
 
-def _forward(
-    backbone: embedding.Backbone, fusions: list[fusing.Fusion], pixels: images.Pixels
-) -> fusing.Vectors:
+def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vectors:
     """The forward pass. What fails in it is the device's fault: the pixels were checked."""
     try:
         with health.process.working("forward pass"):
-            return embedding.embed_by(backbone, fusions, pixels)
+            return embedder.embed(pixels)
     except torch.OutOfMemoryError as error:
         raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
     except torch.AcceleratorError as error:

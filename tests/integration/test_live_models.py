@@ -218,7 +218,7 @@ def test_what_is_a_drawing_to_one_fusion_need_not_be_one_to_another(first: bundl
         "all": bundles.with_bias(fusion, 1e6),
         "none": bundles.with_bias(fusion, -1e6),
     }
-    together = embedding.embed_by(backbone, list(kinds.values()), pixels)
+    together = embedding.Embedder(backbone, *kinds.values()).embed(pixels)
     alone = [embedding.Embedder(backbone, item).embed(pixels) for item in kinds.values()]
     np.testing.assert_allclose(together, np.concatenate(alone, axis=1), atol=1e-5)
 

@@ -88,3 +88,34 @@ def test_closing_finishes_what_waits() -> None:
         concurrent.futures.wait(futures)
     batcher.close()
     assert sum(recorder.batches) == 3
+
+
+def test_streams_embed_side_by_side_and_every_photo_gets_its_own_vector() -> None:
+    both = threading.Barrier(2, timeout=60)
+
+    def embed(pixels: batching.Pixels) -> batching.Vectors:
+        # Passes only when a second batch is in its pass at the same time.
+        both.wait()
+        return pixels[:, 0, 0, 0].astype(np.float32)[:, None]
+
+    batcher = batching.Batcher(embed, batch_size=1, wait_seconds=0.0, streams=2)
+    results = [future.result()[0] for future in run(batcher, [1, 2, 3, 4])]
+    batcher.close()
+    assert results == [1, 2, 3, 4]
+
+
+def test_photos_that_come_during_a_pass_are_the_next_batch() -> None:
+    recorder = Recorder()
+    recorder.gate.clear()
+    batcher = batching.Batcher(recorder, batch_size=8, wait_seconds=0.0)
+    with concurrent.futures.ThreadPoolExecutor(9) as pool:
+        first = pool.submit(batcher.embed, picture(0))
+        while not batcher._waiting.empty():
+            pass
+        later = [pool.submit(batcher.embed, picture(value)) for value in range(1, 9)]
+        while batcher._waiting.qsize() < 8:
+            pass
+        recorder.gate.set()
+        assert [int(future.result()[0]) for future in [first, *later]] == list(range(9))
+    batcher.close()
+    assert recorder.batches == [1, 8]

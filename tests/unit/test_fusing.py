@@ -6,8 +6,9 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
-from core import errors, fusing
+from core import device_fusing, errors, fusing
 from tests.unit import fusions
 
 
@@ -72,3 +73,15 @@ def test_parts_that_do_not_fit_are_refused() -> None:
     for wrong in ("layer1", "stem"), ("stem", "layer9"):
         with pytest.raises(errors.ConfigurationError, match=f"found {', '.join(wrong)}"):
             dataclasses.replace(made, projections=dict.fromkeys(wrong, np.zeros((64, 8), np.float32)))
+
+
+def test_on_a_device_the_fusion_is_the_same() -> None:
+    made, seen = fusions.fusion(), fusions.pooled(6)
+    levels = torch.from_numpy(seen.levels)
+    cells = torch.from_numpy(seen.cells).float().transpose(1, 2).reshape(6, -1, fusing.GRID, fusing.GRID)
+    device = device_fusing.DeviceFusion(made, torch.device("cpu"))
+    drawn = made.drawings(seen.levels)
+    np.testing.assert_array_equal(device.drawings(levels).numpy(), drawn)
+    drawn[1] = True
+    found = device.fuse(levels, cells, torch.from_numpy(drawn)).numpy()
+    np.testing.assert_allclose(found, made.fuse(seen, drawn), atol=1e-6)

@@ -4,6 +4,8 @@ import contextlib
 import io
 import pathlib
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -178,3 +180,44 @@ def test_mutated_pictures_never_raise_anything_unclassified() -> None:
                 mutated[position] = rng.integers(0, 256)
             with contextlib.suppress(errors.DedupError):
                 decode(bytes(mutated))
+
+
+def test_pixels_are_those_of_pillows_own_resize() -> None:
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (90, 70, 3), dtype=np.uint8))
+    expected = np.asarray(image.resize((SIZE, SIZE), Image.Resampling.BILINEAR), dtype=int)
+    found = decode(encode(image, "PNG")).pixels.transpose(1, 2, 0).astype(int)
+    assert np.abs(found - expected).max() <= 1
+
+
+def test_who_only_imports_it_needs_no_torch() -> None:
+    code = "import sys; from core import images; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("format_name", "options", "at_least", "at_most"),
+    [
+        ("JPEG", {}, 4 * 3, 4 * 3),  # an eighth of each side
+        ("JPEG", {"progressive": True}, 6 * 192, 7 * 192),
+        ("PNG", {}, 8 * 192, 8 * 192),
+    ],
+)
+def test_memory_is_taken_for_what_decoding_needs(
+    monkeypatch: pytest.MonkeyPatch,
+    format_name: str,
+    options: dict[str, object],
+    at_least: int,
+    at_most: int,
+) -> None:
+    asked: list[int] = []
+
+    hold = images._MEMORY.hold
+
+    def watched(amount: int) -> contextlib.AbstractContextManager[None]:
+        asked.append(amount)
+        return hold(amount)
+
+    monkeypatch.setattr(images._MEMORY, "hold", watched)
+    decode(encode(half_and_half(1600, 1200), format_name, **options), 10**7)
+    assert at_least * 10_000 <= asked[0] <= at_most * 10_000

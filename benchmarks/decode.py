@@ -1,0 +1,122 @@
+"""Ways from JPEG bytes to the network's pixels side by side: speed, and what they do to pixels and vectors.
+
+``python -m benchmarks.decode [--device cuda] [--quick] [--json]``: drawn JPEGs of several sizes; milliseconds of one
+core. The drift is against the full picture resized by Pillow: pixels in levels of 255, vectors as the least cosine of
+`core.embedding` with untrained weights. On a GPU with nvJPEG beside them, all of a size in one call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+
+from benchmarks import forward, pictures, results, speed
+from core import bundle, embedding, fusing, images
+
+SIZES = ((640, 480), (1280, 853), (1632, 1224), (4000, 3000))
+_SIDE = forward.SIZE
+
+Way = Callable[[list[bytes]], list[images.Pixels]]
+
+
+def _each(one: Callable[[bytes], images.Pixels]) -> Way:
+    return lambda coded: [one(data) for data in coded]
+
+
+def _ours(data: bytes) -> images.Pixels:
+    return images.decode(data, size=_SIDE, max_pixels=10**8).pixels
+
+
+def _pillow(data: bytes, draft: int = 0) -> images.Pixels:
+    image = Image.open(io.BytesIO(data))
+    if draft:
+        image.draft("RGB", (draft, draft))
+    resized = image.convert("RGB").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
+    return np.ascontiguousarray(np.asarray(resized).transpose(2, 0, 1))
+
+
+def _torchvision(coded: list[bytes], device: str = "cpu") -> list[images.Pixels]:
+    raw = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in coded]
+    colours = torchvision.io.ImageReadMode.RGB
+    decoded = torchvision.io.decode_jpeg(raw, mode=colours, device=device)
+    # Only on CPUs does torch resize bytes; elsewhere by floating point.
+    kind = torch.uint8 if device == "cpu" else torch.float32
+    resize = functools.partial(
+        torch.nn.functional.interpolate, size=(_SIDE, _SIDE), mode="bilinear", antialias=True
+    )
+    resized = [resize(one.unsqueeze(0).to(kind)) for one in decoded]
+    return [one[0].round().to(torch.uint8).cpu().numpy() for one in resized]
+
+
+def ways(device: str) -> dict[str, Way]:
+    """By name; the first is what the others are held against."""
+    found: dict[str, Way] = {
+        "Pillow, full": _each(_pillow),
+        "core.images": _each(_ours),
+        "Pillow, scaled": _each(functools.partial(_pillow, draft=2 * _SIDE)),
+        "Pillow, scaled to the input": _each(functools.partial(_pillow, draft=_SIDE)),
+        "torchvision.io": _torchvision,
+    }
+    if device.startswith("cuda"):
+        found["nvJPEG"] = functools.partial(_torchvision, device=device)
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print, and keep the CSV."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--quick", action="store_true", help="under a minute")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
+    options = parser.parse_args(arguments)
+    device = embedding.choose_device(options.device)
+    torch.set_num_threads(1)
+    backbone = forward.backbone(device, "auto", "auto")
+    embedder = embedding.Embedder(backbone, bundle.for_backbone(backbone.weights_sha256).fusion)
+    known = ways(device)
+    rows: list[dict[str, object]] = []
+    for size in SIZES:
+        coded = pictures.jpegs(2 if options.quick else 8, size)
+        works = {name: functools.partial(_work, way, coded) for name, way in known.items()}
+        found = speed.compare(works, 3 if options.quick else 9)
+        pixels = {name: np.stack(way(coded)) for name, way in known.items()}
+        vectors = {name: embedder.embed(values) for name, values in pixels.items()}
+        first = next(iter(known))
+        rows += [
+            {
+                "size": f"{size[0]}×{size[1]}",
+                "way": name,
+                **found[name].row(),
+                "mean_pixel_drift": round(
+                    float(np.abs(pixels[name] - pixels[first].astype(float)).mean()), 3
+                ),
+                "least_cosine": round(_least_cosine(vectors[name], vectors[first]), 5),
+            }
+            for name in known
+        ]
+    name = "decode-gpu" if device.startswith("cuda") else "decode"
+    results.write(name, rows, as_json=options.json)
+    if not options.json:
+        labels = [f"{row['size']} {row['way']}" for row in rows]
+        results.plot(
+            name, labels, [1000 / float(str(row["cpu_ms_per_photo"])) for row in rows], "photos a core second"
+        )
+
+
+def _work(way: Way, coded: list[bytes]) -> int:
+    return len(way(coded))
+
+
+def _least_cosine(a: fusing.Vectors, b: fusing.Vectors) -> float:
+    return float((fusing.unit(a) * fusing.unit(b)).sum(axis=1).min())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+"""All GPU parts of the benchmarks: ``python -m benchmarks.gpu [--quick] [--json]``, or `make bench-gpu`."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from benchmarks import decode, forward, pipeline
+
+
+def main() -> int:
+    """Run them one after the other; each keeps its own CSV and plot."""
+    if not torch.cuda.is_available():
+        print("No CUDA device can be used here; run this on a machine with one.", file=sys.stderr)
+        return 1
+    for part in (forward, decode, pipeline):
+        part.main(["--device", "cuda", *sys.argv[1:]])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
