@@ -151,7 +151,8 @@ class Settings(pydantic_settings.BaseSettings):
         512,
         ge=1,
         le=100_000,
-        description="Most photos of a backfill that are published and not done yet; what a stopped one publishes again.",
+        description="Most photos of a backfill that are published and not done yet; what a stopped one publishes "
+        "again.",
     )
 
     data_dir: pathlib.Path = pydantic.Field(
