@@ -104,5 +104,4 @@ def purge(
         after_id=after[1],
         limit=limit,
     ).fetchall()
-    last = max(((row["property_id"], row["photo_id"]) for row in rows), default=None)
-    return len(rows), last
+    return len(rows), (rows[-1]["property_id"], rows[-1]["photo_id"]) if rows else None

@@ -71,7 +71,7 @@ WITH before AS (
         WHERE model.status <> 'retired' AND model.id <> ALL(%(unfit)s)
           AND (photo.updated_at < %(again)s::timestamptz OR photo.status = 'pending' OR NOT EXISTS (
               SELECT FROM photo_embedding
-              WHERE photo_embedding.property_id = photo.property_id AND photo_embedding.photo_id = photo.id
+              WHERE photo_embedding.property_id = %(property_id)s AND photo_embedding.photo_id = photo.id
                 AND photo_embedding.model_id = model.id
           ))
         ORDER BY model.id
@@ -301,7 +301,7 @@ WITH shown AS (
           WHERE photo.property_id = %(property_id)s AND photo.status = 'embedded'
             AND (photo.matched_at IS NULL OR NOT EXISTS (
                 SELECT FROM photo_embedding
-                WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = model.id
+                WHERE photo_embedding.property_id = %(property_id)s AND photo_id = photo.id AND model_id = model.id
             ))
       ))
     FOR SHARE OF model
@@ -364,15 +364,17 @@ WITH retired AS (
       AND model_id = (SELECT id FROM retired)
     ORDER BY property_id, photo_id
     LIMIT %(limit)s
+), deleted AS (
+    DELETE FROM photo_embedding
+    USING chosen
+    WHERE photo_embedding.property_id = chosen.property_id AND photo_embedding.photo_id = chosen.photo_id
+      AND photo_embedding.model_id = chosen.model_id
+    RETURNING photo_embedding.property_id, photo_embedding.photo_id
 )
-DELETE FROM photo_embedding
-USING chosen
-WHERE photo_embedding.property_id = chosen.property_id AND photo_embedding.photo_id = chosen.photo_id
-  AND photo_embedding.model_id = chosen.model_id
-RETURNING photo_embedding.property_id, photo_embedding.photo_id;
+SELECT property_id, photo_id FROM deleted ORDER BY property_id, photo_id;
 
 -- name: purge_pairs
--- As purge_embeddings; of a photo's pairs either all or none.
+-- Over all properties, as purge_embeddings; of a photo's pairs either all or none.
 WITH retired AS (
     SELECT id FROM model WHERE id = %(model_id)s AND status = 'retired' FOR SHARE
 ), chosen AS (
@@ -382,11 +384,13 @@ WITH retired AS (
       AND model_id = (SELECT id FROM retired)
     ORDER BY property_id, photo_a
     LIMIT %(limit)s
+), deleted AS (
+    DELETE FROM pair
+    USING chosen
+    WHERE pair.property_id = chosen.property_id AND pair.photo_a = chosen.photo_a AND pair.model_id = chosen.model_id
+    RETURNING pair.property_id, pair.photo_a AS photo_id
 )
-DELETE FROM pair
-USING chosen
-WHERE pair.property_id = chosen.property_id AND pair.photo_a = chosen.photo_a AND pair.model_id = chosen.model_id
-RETURNING pair.property_id, pair.photo_a AS photo_id;
+SELECT property_id, photo_id FROM deleted ORDER BY property_id, photo_id;
 
 -- name: read_consistently
 SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY;
@@ -400,18 +404,18 @@ ORDER BY property_id
 LIMIT %(limit)s;
 
 -- name: pairs_to_compare
--- Of the properties of a page.
+-- Over all properties, a page at a time.
 SELECT property_id, model_id, photo_a, photo_b, score
 FROM pair
 JOIN model ON model.id = model_id AND score >= duplicate_threshold
 WHERE property_id = ANY(%(properties)s) AND model_id = ANY(%(models)s);
 
 -- name: verdicts_to_compare
--- Of the properties of a page.
+-- Over all properties, a page at a time.
 SELECT property_id, photo_a, photo_b, duplicate FROM verdict WHERE property_id = ANY(%(properties)s);
 
 -- name: photos_to_compare
--- Of the properties of a page, in the order of upload.
+-- Over all properties, a page at a time, in the order of upload.
 SELECT property_id, id AS photo_id, key,
     status = 'embedded' AND NOT (ARRAY(
         SELECT model_id

@@ -83,7 +83,7 @@ def test_from_a_bucket_and_its_inventory(
         system.upload(property_id, name, pictures.jpeg("bedroom"), BUCKET)
 
     for number in range(5):
-        put(f"{number} é\n+.jpg")
+        put(f"{number} é+.jpg")
     system.s3.put_object(Bucket=BUCKET, Key=f"{prefix}notes.txt", Body=b"no photo's key")
     would = backfill(system, *of_it, "--dry-run", **taken)
     assert (would["total"], would["skipped"], system.statuses(property_id)) == (5, 1, {})
@@ -93,7 +93,7 @@ def test_from_a_bucket_and_its_inventory(
     assert backfill(system, *of_it, **taken)["done"] == 0, "all are on record"
 
     # No event came of this either.
-    system.s3.delete_object(Bucket=BUCKET, Key=acceptance.key_of(property_id, "0 é\n+.jpg"))
+    system.s3.delete_object(Bucket=BUCKET, Key=acceptance.key_of(property_id, "0 é+.jpg"))
     put("5.jpg")
     path = tmp_path / "inventory.csv.gz"
     with gzip.open(path, "wt", encoding="utf-8", newline="") as file:
@@ -108,8 +108,8 @@ def test_from_a_bucket_and_its_inventory(
     by_inventory = backfill(system, *of_it, "--inventory", str(path), **taken)
     assert (by_inventory["done"], by_inventory["removed"]) == (0, 0), "the list had found it all"
     assert system.statuses(property_id) == {
-        "0 é\n+.jpg": "removed:object_gone",
-        **{f"{number} é\n+.jpg": "embedded" for number in range(1, 5)},
+        "0 é+.jpg": "removed:object_gone",
+        **{f"{number} é+.jpg": "embedded" for number in range(1, 5)},
         "5.jpg": "embedded",
         "6.jpg": "embedded",
     }
