@@ -56,12 +56,12 @@ def match(
     Raises:
         TransientError: a model's bundle cannot be had yet.
     """
-    database.execute(connection, "lock_property", property_id=property_id)
     photo = {"property_id": property_id, "photo_id": photo_id}
-    if database.execute(connection, "lock_embedded", **photo).fetchone() is None:
-        return 0
-    embedded = database.execute_binary(connection, "embeddings", **photo).fetchall()
-    if not embedded:
+    with connection.pipeline():
+        database.execute(connection, "lock_property", property_id=property_id)
+        locked = database.execute(connection, "lock_embedded", **photo)
+        embeddings = database.execute_binary(connection, "embeddings", **photo)
+    if locked.fetchone() is None or not (embedded := embeddings.fetchall()):
         return 0
     kept = sum(
         _match_by(
@@ -132,23 +132,23 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
     model_id = _shown(connection, property_id)
     if model_id is None:
         return None
-    scores = {
-        (row["photo_a"], row["photo_b"]): row["score"]
-        for row in database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model_id)
-    }
-    verdict_rows = database.execute(connection, "verdicts", property_id=property_id).fetchall()
+    with connection.pipeline():
+        pairs = database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model_id)
+        said = database.execute(connection, "verdicts", property_id=property_id)
+        flagged = database.execute(connection, "flags", property_id=property_id)
+    scores = {(row["photo_a"], row["photo_b"]): row["score"] for row in pairs}
+    verdict_rows = said.fetchall()
     verdicts = {(row["photo_a"], row["photo_b"]): row["duplicate"] for row in verdict_rows}
     ids = sorted({photo for pair in (*scores, *verdicts) for photo in pair})
-    order = [
-        row["id"] for row in database.execute(connection, "photos_in_order", property_id=property_id, ids=ids)
-    ]
+    ordered = ids and database.execute(connection, "photos_in_order", property_id=property_id, ids=ids)
+    order = [row["id"] for row in ordered]
     wanted = groups.flags(order, scores, verdicts)
     before = {
         row["photo_id"]: (
             groups.Flag(row["photo_id"], row["duplicate_of"], row["score"], row["decided_by"] == "person"),
             row["model_id"],
         )
-        for row in database.execute(connection, "flags", property_id=property_id)
+        for row in flagged
     }
     changed = False
     for photo_id in sorted(before.keys() - wanted.keys()):
