@@ -120,7 +120,6 @@ def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.I
                 "upload a smaller photo or raise the limit.",
             )
         picture_format = image.format or "unknown"
-        # A few large pictures at a time would take a worker's memory, and its other photos with it.
         if picture_format == "JPEG" and image.mode in {"RGB", "L"}:
             image.draft(image.mode, least)
         # A few large pictures at a time would take a worker's memory, and its other photos with it.
@@ -128,7 +127,9 @@ def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.I
             image.load()
             if _orientation(image) >= 5:
                 width, height = height, width
-            return _rgb(_upright(_reduced(image, least))), picture_format, (width, height)
+            # Once more for what has colours to be averaged only now, such as a palette's.
+            rgb = _reduced(_rgb(_upright(_reduced(image, least))), least)
+            return rgb, picture_format, (width, height)
 
 
 def _bytes(image: Image.Image, full_pixels: int) -> int:

@@ -6,8 +6,11 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
-from core import database, groups
+from core import database, errors, groups
+
+log = structlog.get_logger()
 
 Vectors = npt.NDArray[np.float32]
 
@@ -55,6 +58,7 @@ def match(
 
     Raises:
         TransientError: a model's bundle cannot be had yet.
+        ConfigurationError: the active model's bundle cannot be read.
     """
     photo = {"property_id": property_id, "photo_id": photo_id}
     with connection.pipeline():
@@ -63,13 +67,20 @@ def match(
         embeddings = database.execute_binary(connection, "embeddings", **photo)
     if locked.fetchone() is None or not (embedded := embeddings.fetchall()):
         return 0
-    kept = sum(
-        _match_by(
-            connection, property_id, photo_id, own, bundles.get(connection, own["model_id"]), neighbours
-        )
-        for own in embedded
-    )
-    database.execute(connection, "matched", **photo)
+    kept, whole = 0, True
+    for own in embedded:
+        try:
+            decider = bundles.get(connection, own["model_id"])
+        except errors.ConfigurationError as error:
+            # A candidate of a newer version must not keep photos from the active model; nor do they count as matched.
+            if own["status"] == "active":
+                raise
+            log.warning("candidate_not_matched", model=own["model_id"], error=str(error))
+            whole = False
+        else:
+            kept += _match_by(connection, property_id, photo_id, own, decider, neighbours)
+    if whole:
+        database.execute(connection, "matched", **photo)
     regroup(connection, property_id)
     return kept
 
@@ -97,9 +108,10 @@ def _match_by(
     others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
     similarities = others @ vector[0]
     scores = decider.classifier.score(vector, others)
-    kept = []
+    kept, others_not = [], []
     for row, similarity, score in zip(found, similarities, scores, strict=True):
         if score < own["review_threshold"]:
+            others_not.append(row["photo_id"])
             continue
         photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
         kept.append(
@@ -112,8 +124,18 @@ def _match_by(
                 "score": float(score),
             }
         )
-    if kept:
-        database.execute_many(connection, "store_pair", kept)
+    with connection.pipeline():
+        # Of bytes that were replaced with no event to tell.
+        database.execute(
+            connection,
+            "drop_pairs_between",
+            property_id=property_id,
+            photo_id=photo_id,
+            model_id=own["model_id"],
+            others=others_not,
+        )
+        if kept:
+            database.execute_many(connection, "store_pair", kept)
     return len(kept)
 
 

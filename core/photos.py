@@ -43,7 +43,7 @@ class Attempt:
     """Where the photo lies, how often its process was lost with it before, and what it lacks.
 
     `lacking`: the models by which it is to be embedded, none when its task came twice. `sha256`: of the bytes that it
-    was embedded from or people judged, if any. `active`: the active model.
+    was embedded from or people judged, if any. `active`: the active model; `live`: it and the candidates.
     """
 
     bucket: str
@@ -52,6 +52,7 @@ class Attempt:
     lacking: tuple[str, ...]
     sha256: str | None
     active: str | None
+    live: frozenset[str]
 
     @property
     def embedded(self) -> bool:
@@ -228,7 +229,11 @@ def begin_attempt(
         alone=alone,
         again=again,
     ).fetchone()
-    return None if row is None else Attempt(**{**row, "lacking": tuple(row["lacking"])})
+    return (
+        None
+        if row is None
+        else Attempt(**{**row, "lacking": tuple(row["lacking"]), "live": frozenset(row["live"])})
+    )
 
 
 def store(connection: database.Connection, photo: Revision, embedded: Embedded) -> Stored:
@@ -241,8 +246,9 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
     if seen is None:
         return Stored(kept=False)
     if seen["sha256"] not in {None, embedded.sha256}:
-        # Other bytes than those that people judged, though no ETag had said so.
-        database.execute(connection, "drop_verdicts", property_id=photo.property_id, photo_id=photo.photo_id)
+        # Other bytes than those that people judged and that other models embedded, though no ETag had said so.
+        for gone in ("drop_verdicts", "drop_embeddings", "drop_pairs"):
+            database.execute(connection, gone, property_id=photo.property_id, photo_id=photo.photo_id)
     database.execute(
         connection,
         "embedded",
@@ -295,7 +301,7 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
         _forget(connection, photo.property_id, photo.photo_id)
     else:
         # Embedded anew, and not for the better: what it had stays, and who waits for it sees that it was tried.
-        database.execute(connection, "looked_at", **ids)
+        database.execute(connection, "looked_at", **ids, reason=reason)
 
 
 def park_lacking(connection: database.Connection, photo: Revision, model_id: str) -> bool:

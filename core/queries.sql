@@ -88,7 +88,8 @@ SET attempts = before.attempts + (
 FROM before
 WHERE photo.property_id = %(property_id)s AND photo.id = before.id
 RETURNING photo.bucket, photo.key, before.attempts AS lost, before.lacking, before.sha256,
-    (SELECT id FROM model WHERE status = 'active') AS active;
+    (SELECT id FROM model WHERE status = 'active') AS active,
+    ARRAY(SELECT id FROM model WHERE status <> 'retired') AS live;
 
 -- name: seen_content
 SELECT etag, sha256
@@ -146,7 +147,7 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revis
 
 -- name: unpark
 UPDATE photo
-SET status = 'pending', failure = NULL, failure_message = NULL, updated_at = now()
+SET status = 'pending', failure = NULL, failure_message = NULL, attempts = greatest(attempts - 1, 0), updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
   AND status = 'failed' AND failure = 'killed_worker';
 
@@ -182,7 +183,7 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded
 FOR NO KEY UPDATE;
 
 -- name: embeddings
-SELECT model_id, embedding, review_threshold
+SELECT model_id, embedding, review_threshold, model.status
 FROM photo_embedding
 JOIN model ON model.id = model_id AND model.status <> 'retired'
 WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s
@@ -204,6 +205,11 @@ WHERE model.id = %(model_id)s AND model.status <> 'retired'
 FOR SHARE
 ON CONFLICT (property_id, photo_a, photo_b, model_id)
 DO UPDATE SET similarity = excluded.similarity, score = excluded.score;
+
+-- name: drop_pairs_between
+DELETE FROM pair
+WHERE property_id = %(property_id)s AND model_id = %(model_id)s
+  AND ((photo_a = %(photo_id)s AND photo_b = ANY(%(others)s)) OR (photo_b = %(photo_id)s AND photo_a = ANY(%(others)s)));
 
 -- name: matched
 UPDATE photo
@@ -599,8 +605,9 @@ SELECT id FROM rejected_event WHERE %(reason)s::text IS NULL OR reason = %(reaso
 DELETE FROM rejected_event WHERE id = %(id)s;
 
 -- name: looked_at
+-- Its attempt came to an end that was seen, unless it is held back for not having come to one.
 UPDATE photo
-SET updated_at = now()
+SET attempts = CASE %(reason)s WHEN 'killed_worker' THEN attempts ELSE 0 END, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded';
 
 -- name: backfill_start

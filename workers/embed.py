@@ -111,7 +111,7 @@ class Worker:
             return picture.pixels
 
         # Other bytes than before: what is on record by other models is not of them either.
-        wanted = frozenset(attempt.lacking) if sha256 == attempt.sha256 else self.models.known
+        wanted = frozenset(attempt.lacking) if sha256 == attempt.sha256 else self.models.known & attempt.live
         tried: frozenset[str] = frozenset()
         kept = False
         while wanted:
@@ -137,6 +137,13 @@ class Worker:
 
 
 _worker: Worker
+
+
+def _since(again: str | bool | None) -> str | None:
+    """`again` of a task; before backfills had a time, messages said whether."""
+    if isinstance(again, bool):
+        return "infinity" if again else None
+    return again
 
 
 def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
@@ -171,20 +178,23 @@ def embed_photo(
     property_id: str,
     photo_id: int,
     revision: int,
-    again: str | None = None,
+    again: str | bool | None = None,
     postponed: int = 0,
 ) -> None:
     """Embed one revision of a photo and ask for its match. What is `postponed` is told when it gives up."""
     del postponed
     photo = photos.Revision(property_id, photo_id, revision)
     with health.process.working():
-        if _worker.embed(photo, again=again):
+        if _worker.embed(photo, again=_since(again)):
             publish_match(property_id, photo_id, _worker.match_queue)
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed_many", **policy())
 def embed_many(
-    self: tasks.PhotoTask, revisions: list[tuple[str, int, int]], model_id: str | None, again: str | None
+    self: tasks.PhotoTask,
+    revisions: list[tuple[str, int, int]],
+    model_id: str | None,
+    again: str | bool | None,
 ) -> None:
     """Embed many photos; each one's fate is its own. `model_id`: the worker that takes it must have this model."""
     if model_id is not None:
@@ -194,7 +204,7 @@ def embed_many(
             f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
         )
     ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id()}
-    one = functools.partial(_embed_one_of_many, again=again, ids=ids)
+    one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids)
     for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
         pass
 

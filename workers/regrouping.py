@@ -16,6 +16,9 @@ log = structlog.get_logger()
 
 _LIMIT = 1000
 
+PATIENCE_SECONDS = 120.0
+"""For properties that are put off, all together; then it is the database and not one of them."""
+
 
 def apply_waiting(base: database.Database) -> int:
     """Let the flags follow the verdicts that wait; returns in how many properties they do now.
@@ -25,15 +28,17 @@ def apply_waiting(base: database.Database) -> int:
     """
     with base.transaction() as connection:
         properties = verdicts.waiting(connection, _LIMIT)
-    applied = 0
+    applied, started = 0, time.monotonic()
     for property_id in properties:
         try:
             # A transaction a property: it locks the property, and two locks at once could deadlock.
             with base.transaction() as connection:
                 verdicts.apply(connection, property_id)
         except errors.TransientError as error:
-            # Somebody else's open transaction on one property must not keep the others waiting.
+            # Somebody else's open transaction on one property must not keep the others waiting; an outage does.
             log.warning("verdicts_put_off", property_id=property_id, error=str(error))
+            if time.monotonic() - started > PATIENCE_SECONDS:
+                raise
         else:
             applied += 1
     if applied:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import structlog
 
 from core import database, errors, matching, model_changes, models
+from workers import regrouping
 
 log = structlog.get_logger()
 
@@ -39,15 +40,17 @@ class Switcher:
         with self.base.transaction() as connection:
             active = models.active(connection)
             found = model_changes.behind(connection, self.after, _PAGE_PROPERTIES)
-        switched = 0
+        switched, started = 0, time.monotonic()
         for property_id in found:
             try:
                 # A transaction a property: it locks the property, and two locks at once could deadlock.
                 with self.base.transaction() as connection:
                     shown = matching.follow(connection, property_id)
             except errors.TransientError as error:
-                # Somebody else's open transaction on one property must not keep the others waiting.
+                # Somebody else's open transaction on one property must not keep the others waiting; an outage does.
                 log.warning("switch_put_off", property_id=property_id, error=str(error))
+                if time.monotonic() - started > regrouping.PATIENCE_SECONDS:
+                    raise
             else:
                 switched += active is not None and shown == active.id
         self.after = found[-1] if len(found) == _PAGE_PROPERTIES else ""

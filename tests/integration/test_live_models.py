@@ -20,6 +20,7 @@ from core import (
     embedding,
     errors,
     images,
+    model_changes,
     models,
     photos,
     registry,
@@ -350,5 +351,50 @@ def test_what_a_candidate_cannot_embed_is_embedded_by_the_active_model(
     before = row["updated_at"]
     # A backfill asks for it again: it was tried, and the photo stays what it was.
     assert not ours.embed(photo)
+    for _ in range(5):
+        assert not ours.embed(photo)
     row = ledger.row(base, photo)
     assert (row["status"], row["updated_at"] > before) == ("embedded", True)
+    assert row["attempts"] == 0, "each attempt came to an end, and says nothing of the next model"
+
+
+def test_a_retired_model_is_not_computed_any_more(
+    base: database.Database,
+    store: _Store,
+    first: bundle.Bundle,
+    second: bundle.Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start(base)
+    add(base, second)
+    ours = worker(base, store)
+    with base.transaction() as connection:
+        model_changes.retire(connection, models.find(connection, second.id))
+    asked: list[frozenset[str]] = []
+    whole = ours.models.embed
+
+    def embed_by(decode: Any, model_ids: Any, active: str | None) -> Any:
+        asked.append(frozenset(model_ids))
+        return whole(decode, model_ids, active)
+
+    monkeypatch.setattr(type(ours.models), "embed", lambda _, *arguments: embed_by(*arguments))
+    photo = upload(base, store, ledger.new_property(), "a.jpg", pictures.jpeg("bedroom"))
+    assert ours.embed(photo)
+    assert asked == [frozenset({first.id})]
+
+
+@pytest.mark.parametrize(
+    ("again", "since"), [(False, None), (True, "infinity"), (None, None), ("2026-01-01", "2026-01-01")]
+)
+def test_messages_from_before_backfills_had_a_time_are_understood(again: Any, since: str | None) -> None:
+    assert embed._since(again) == since
+
+
+def test_anew_without_a_time_is_anew(base: database.Database, store: _Store) -> None:
+    ours = worker(base, store)
+    place = ledger.new_property()
+    photo = upload(base, store, place, "a.jpg", pictures.jpeg("bedroom"))
+    assert ours.embed(photo)
+    before = ledger.row(base, photo)["updated_at"]
+    assert ours.embed(photo, again=embed._since(True))
+    assert ledger.row(base, photo)["updated_at"] > before

@@ -179,3 +179,14 @@ def test_pairs_between_the_bands_are_for_review_until_somebody_decides(
     assert review() == [("a", "b"), ("b", "c")]
     verdict(base, first, second, duplicate=False)
     assert review() == [("b", "c")]
+
+
+def test_a_pair_that_is_none_any_more_goes(base: database.Database, property_id: str) -> None:
+    add(base, property_id, "a", 1, at=1)
+    photo = add(base, property_id, "b", 1, at=2)
+    assert flags(base, property_id) == {"b": "a"}
+    # Other bytes, and no event has told it yet.
+    assert embed(base, photo, vector(0, 1), sha256="other")
+    match(base, photo)
+    assert rows(base, "SELECT * FROM pair WHERE property_id = %s", property_id) == []
+    assert flags(base, property_id) == {}

@@ -59,11 +59,12 @@ def store(
     old: Sequence[float] | None = None,
     new: Sequence[float] | None = None,
     etag: str = "e1",
+    sha256: str = "s",
 ) -> photos.Stored:
     """Store embeddings by either model, or both."""
     with base.transaction() as connection:
         embeddings = {id: ledger.vector(*values) for id, values in ((OLD, old), (NEW, new)) if values}
-        found = photos.Embedded(embeddings, etag=etag, width=4, height=3, bytes=100, sha256="s")
+        found = photos.Embedded(embeddings, etag=etag, width=4, height=3, bytes=100, sha256=sha256)
         return photos.store(connection, photo, found)
 
 
@@ -569,3 +570,36 @@ def test_how_far_a_model_is(base: database.Database, place: str) -> None:
     found = [dataclasses.astuple(item)[1:] for item in standings]
     assert [item.model.id for item in standings] == [OLD, NEW], "the active one first"
     assert found == [(2, 0, 1), (1, 1, 0)]
+
+
+def test_no_two_embeddings_of_a_photo_are_of_two_pictures(base: database.Database, place: str) -> None:
+    add(base, place, "a", 0, old=(1,), new=(1,))
+    photo = add(base, place, "b", 1, old=(1,), new=(1,))
+    # Other bytes, by a worker that has the active model only, and no event has told it yet.
+    assert store(base, photo, old=(0, 1), sha256="other") == photos.Stored(True, (NEW,))
+    found = "SELECT model_id FROM photo_embedding WHERE property_id = %s AND photo_id = %s"
+    assert [row["model_id"] for row in ledger.rows(base, found, place, photo.photo_id)] == [OLD]
+    assert ledger.rows(base, "SELECT * FROM pair WHERE property_id = %s", place) == []
+
+
+class _Bundles(ledger.Bundles):
+    """Those of the ledger, but for a model of a newer version."""
+
+    def get(self, connection: database.Connection, model_id: str) -> Any:
+        if model_id == NEW:
+            raise errors.ConfigurationError("format 99")
+        return super().get(connection, model_id)
+
+
+def test_a_candidate_that_cannot_be_read_keeps_no_photo_from_the_active_model(
+    base: database.Database, place: str
+) -> None:
+    add(base, place, "a", 0, old=(1,), new=(1,))
+    photo = ledger.apply(base, ledger.event(place, "b", at=1)).photo
+    store(base, photo, old=(1,), new=(1,))
+    with base.transaction() as connection:
+        matching.match(connection, place, photo.photo_id, _Bundles(), 10)
+    assert ledger.flags(base, place) == {"b": "a"}
+    assert ledger.row(base, photo)["matched_at"] is None, "the candidate has not seen it"
+    activate(base, NEW)
+    assert switch(base) == 0
