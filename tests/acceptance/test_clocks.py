@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import pytest
+
 from . import brokers, faulty, proxy, skewed
 from . import system as acceptance
 
@@ -11,11 +13,13 @@ PHOTOS = 6
 UNAVAILABLE = b"HTTP/1.1 503 Slow Down\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
+@pytest.mark.slow
 def test_retries_on_rabbitmq(system: acceptance.System, rabbitmq: brokers.Broker, property_id: str) -> None:
     with acceptance.halted(system, "sweep"):
         check(system, rabbitmq, property_id)
 
 
+@pytest.mark.slow
 def test_retries_on_pgmq(system: acceptance.System, property_id: str) -> None:
     with acceptance.halted(system, "embed", "embed-2", "sweep"):
         check(system, None, property_id)

@@ -60,6 +60,7 @@ def _ingest(system: acceptance.System, broker: brokers.Broker, property_id: str)
         yield
 
 
+@pytest.mark.slow
 def test_lost_device_ends_the_process_and_the_next_one_goes_on(
     system: acceptance.System, rabbitmq: brokers.Broker, property_id: str, fault: pathlib.Path
 ) -> None:
@@ -83,6 +84,7 @@ def test_lost_device_ends_the_process_and_the_next_one_goes_on(
     assert (line["property_id"], line["times"]) == (property_id, 1)
 
 
+@pytest.mark.slow
 def test_hanging_device_is_a_reason_to_start_the_process_anew(
     system: acceptance.System, rabbitmq: brokers.Broker, property_id: str, fault: pathlib.Path
 ) -> None:

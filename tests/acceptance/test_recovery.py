@@ -6,6 +6,7 @@ import json
 import uuid
 
 import kombu
+import pytest
 
 from core import settings
 from workers.app import transport_options
@@ -40,6 +41,7 @@ def test_rejected_events_are_applied_after_a_fix(system: acceptance.System, prop
     ]
 
 
+@pytest.mark.slow
 def test_task_that_was_given_out_too_often_is_parked_on_pgmq(
     system: acceptance.System, property_id: str
 ) -> None:

@@ -10,6 +10,8 @@ import subprocess
 import time
 from collections.abc import Iterator
 
+import pytest
+
 from workers import embedded
 
 from . import pictures
@@ -20,6 +22,7 @@ CTRL_C_SECONDS = 60.0
 """It takes a few; the machine may have much else to do."""
 
 
+@pytest.mark.slow
 def test_killed_stack_goes_on_where_it_was(data_dir: pathlib.Path) -> None:
     system = acceptance.System(embedded.Stack(data_dir / "up"))
     with _up(data_dir):

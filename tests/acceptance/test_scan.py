@@ -36,6 +36,7 @@ def scan(folder: pathlib.Path, data_dir: pathlib.Path) -> tuple[set[tuple[str, s
     return {(flag["property"], flag["photo"], flag["duplicate_of"]) for flag in flags}, done.stderr
 
 
+@pytest.mark.slow
 def test_a_second_scan_sees_what_changed(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
     house = tmp_path / "photos" / "house 1 [é]"
     house.mkdir(parents=True)
