@@ -73,6 +73,17 @@ def finish(connection: database.Connection, backfill: Backfill) -> None:
     database.execute(connection, "backfill_finish", id=backfill.id)
 
 
+def finished(connection: database.Connection, selection: str) -> datetime.datetime | None:
+    """When the last backfill of a selection was finished, by the database's clock; None: never."""
+    row = database.execute(connection, "backfill_finished", selection=selection).fetchone()
+    return None if row is None else row["finished_at"]
+
+
+def forget_finished(connection: database.Connection, selection: str) -> None:
+    """What backfills of this selection filled in is there no more."""
+    database.execute(connection, "backfill_forget_finished", selection=selection)
+
+
 def page(
     connection: database.Connection, selection: Selection, model_id: str | None, position: str, limit: int
 ) -> list[photos.Revision]:

@@ -29,8 +29,8 @@ def activate(connection: database.Connection, model: models.Model) -> None:
     if missing:
         raise errors.ConfigurationError(
             f"{missing} photos lack an embedding of model {model.name} ({model.id}); run "
-            f"`dedup backfill --model {model.id}` first. If they cannot be embedded, "
-            "as the bulk worker's log says, `dedup model activate --park-missing` parks them as failed."
+            f"`dedup backfill --model {model.id}` first. If they cannot be embedded, as the bulk worker's log says, "
+            f"`dedup model activate {model.id} --park-missing` parks them as failed after that."
         )
     database.execute(connection, "lock_live_models")
     database.execute(connection, "deactivate_model")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import enum
 from collections.abc import Collection, Mapping
 
@@ -304,15 +305,20 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
         database.execute(connection, "looked_at", **ids, reason=reason)
 
 
-def park_lacking(connection: database.Connection, photo: Revision, model_id: str) -> bool:
+def park_lacking(
+    connection: database.Connection, photo: Revision, model_id: str, tried_until: datetime.datetime
+) -> bool:
     """Park an embedded photo as failed that lacks an embedding of a model; whether it did.
 
-    To be run alone in its transaction.
+    To be run alone in its transaction. Not one to which something happened after `tried_until`, when a backfill of the
+    model was finished: nobody may have tried that one.
     """
     database.execute(connection, "lock_property", property_id=photo.property_id)
     ids = dataclasses.asdict(photo)
     message = f"It could not be embedded by model {model_id}."
-    if not database.execute(connection, "park_lacking", **ids, model_id=model_id, message=message).fetchone():
+    if not database.execute(
+        connection, "park_lacking", **ids, model_id=model_id, message=message, tried_until=tried_until
+    ).fetchone():
         return False
     _forget(connection, photo.property_id, photo.photo_id)
     return True

@@ -134,6 +134,7 @@ RETURNING id;
 UPDATE photo
 SET status = 'failed', failure = 'lacks_model', failure_message = %(message)s, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded'
+  AND updated_at <= %(tried_until)s
   AND NOT EXISTS (
       SELECT FROM photo_embedding
       WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id AND model_id = %(model_id)s
@@ -627,6 +628,12 @@ UPDATE backfill SET finished_at = now(), updated_at = now() WHERE id = %(id)s;
 
 -- name: backfill_forget
 DELETE FROM backfill WHERE selection = %(selection)s AND finished_at IS NULL;
+
+-- name: backfill_finished
+SELECT max(finished_at) AS finished_at FROM backfill WHERE selection = %(selection)s;
+
+-- name: backfill_forget_finished
+DELETE FROM backfill WHERE selection = %(selection)s AND finished_at IS NOT NULL;
 
 -- name: backfill_page
 -- Over all properties, in the order of the primary key.

@@ -288,6 +288,8 @@ def _tell_health(config: settings.Settings, *, store: bool) -> None:
 
 
 def _celery(queues: str, concurrency: int) -> None:
+    from celery.worker import state
+
     from workers import dead_letters, loop
     from workers.app import app as celery_app
 
@@ -301,9 +303,16 @@ def _celery(queues: str, concurrency: int) -> None:
     except SystemExit as end:
         # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, in which
         # a second signal would look like a crash.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else 1)
+        _end(end.code if isinstance(end.code, int) else 1)
+    if state.should_stop:
+        # Newer versions of click keep the exit code to themselves.
+        _end(state.should_stop)
+
+
+def _end(code: int) -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _progress(label: str) -> rich.progress.Progress:

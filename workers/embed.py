@@ -12,7 +12,7 @@ import structlog
 
 from core import database, errors, images, objects, photos, settings
 from workers import embedders, health, isolation, logs, tasks
-from workers.app import EMBED_BULK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
+from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
 
@@ -214,13 +214,16 @@ def _embed_one_of_many(photo: photos.Revision, again: str | None, ids: dict[str,
         try:
             if _worker.embed(photo, again=again):
                 publish_match(photo.property_id, photo.photo_id, _worker.match_queue)
+            health.process.succeeded(EMBED_TASK)
         except errors.TransientError as error:
+            health.process.failed(EMBED_TASK, str(error))
             # From here on by a task of its own, whose growing waits the others need not share.
             log.info("photo_put_off", error=str(error))
             publish_embed(photo, EMBED_BULK, again=again)
         except errors.ConfigurationError:
             raise
         except Exception as error:
+            health.process.failed(EMBED_TASK, str(error))
             log.exception("photo_broke_the_worker")
             with _worker.database.transaction() as connection:
                 photos.fail(connection, photo, "error", f"{type(error).__name__}: {error}")

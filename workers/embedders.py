@@ -11,6 +11,7 @@ import functools
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from typing import NoReturn
 
 import structlog
 import torch
@@ -72,7 +73,7 @@ class Embedders:
         self._backbones: dict[str, embedding.Backbone] = {}
         self._passes: dict[tuple[str, int], Pass] = {}
         self._known: dict[str, bundle.Bundle] = {}
-        self._unfit: dict[str, str] = {}
+        self._unfit: dict[str, tuple[str, int]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -88,30 +89,36 @@ class Embedders:
     def learn(self, model_ids: Iterable[str]) -> None:
         """Read models from the database, with the backbone of each; those already met are passed over.
 
+        A candidate that cannot be made ready, for whatever reason, is left out with a warning: it must not keep photos
+        from the active model.
+
         Raises:
-            TransientError: a model's bundle cannot be had yet.
+            TransientError: a model's bundle cannot be had yet, or the device does not take the active one now.
+            ConfigurationError: the database lacks a table, or the login the right to it.
         """
         with self._lock:
             for model_id in model_ids:
                 if model_id in self._known or model_id in self._unfit:
                     continue
-                try:
-                    with self._base.transaction() as connection:
+                with self._base.transaction() as connection:
+                    active = models.active(connection)
+                    try:
                         found = self._registry.get(connection, model_id)
-                    self._join(found)
-                except errors.ConfigurationError as error:
-                    # A candidate of a newer version, say, must not keep photos from the active model.
-                    self._unfit[model_id] = str(error)
-                    log.warning("model_left_out", model=model_id, error=str(error))
+                    except errors.ConfigurationError as error:
+                        # One of a newer version, say. What the database lacks is told at the end of the block.
+                        self._leave_out(model_id, str(error), processes.EXIT_CONFIGURATION)
+                        continue
+                self._try(found, is_active=active is not None and active.id == model_id)
 
     def check_active(self, model_id: str | None) -> None:
         """Refuse to go on where this process cannot embed by the active model.
 
         Raises:
-            ConfigurationError: says why not, and the remedy.
+            UnfitProcessError: says why not, and the remedy.
         """
         if model_id in self._unfit:
-            raise errors.ConfigurationError(f"The active model {model_id}: {self._unfit[model_id]}")
+            why, exit_code = self._unfit[model_id]
+            raise processes.UnfitProcessError(f"The active model {model_id}: {why}", exit_code)
 
     def embed(
         self, decode: Callable[[int], images.Pixels], model_ids: Iterable[str], active: str | None
@@ -147,6 +154,31 @@ class Embedders:
         if failure is not None and not result:
             raise failure
         return result
+
+    def _leave_out(self, model_id: str, why: str, exit_code: int) -> None:
+        """`exit_code`: with which the process ends should this model become the active one."""
+        self._unfit[model_id] = why, exit_code
+        log.warning("model_left_out", model=model_id, error=why)
+
+    def _try(self, found: bundle.Bundle, *, is_active: bool) -> None:
+        try:
+            self._join(found)
+        except errors.ConfigurationError as error:
+            self._leave_out(found.id, str(error), processes.EXIT_CONFIGURATION)
+        except torch.AcceleratorError as error:
+            _end_without_device(error)
+        except RuntimeError as error:
+            # No memory on the device, or what torch makes of a network that it cannot run or compile.
+            sha256 = found.backbone.weights_sha256
+            if not any(used == sha256 for used, _ in self._passes):
+                self._backbones.pop(sha256, None)
+            why = (
+                f"Model {found.name} ({found.id}) cannot be made ready on {self._device}: "
+                f"{type(error).__name__}: {str(error).strip()[:300]}"
+            )
+            if is_active:
+                raise errors.TransientError(why) from error
+            self._leave_out(found.id, why, processes.EXIT_AWAY)
 
     def _join(self, found: bundle.Bundle) -> None:
         wanted = found.backbone
@@ -198,6 +230,7 @@ def prepare(config: settings.Settings, base: database.Database) -> Embedders:
 
     Raises:
         ConfigurationError: says what does not fit and the remedy.
+        TransientError: the device does not take the active model now.
     """
     device = embedding.choose_device(config.device)
     budgets.limit_arenas()
@@ -227,6 +260,10 @@ def _forward(embedder: embedding.Embedder, pixels: images.Pixels) -> fusing.Vect
     except torch.OutOfMemoryError as error:
         raise errors.TransientError(f"No memory on the device for {len(pixels)} photos.") from error
     except torch.AcceleratorError as error:
-        # After a device-side fault every further call fails; only a new process gets the device back.
-        log.critical("device_lost", error=str(error))
-        os._exit(processes.EXIT_AWAY)
+        _end_without_device(error)
+
+
+def _end_without_device(error: Exception) -> NoReturn:
+    # After a device-side fault every further call fails; only a new process gets the device back.
+    log.critical("device_lost", error=str(error))
+    os._exit(processes.EXIT_AWAY)

@@ -43,6 +43,7 @@ class Monitor:
         self._loops: dict[str, tuple[float, float]] = {}
         self._threads: list[threading.Thread] = []
         self._away: dict[str, tuple[float, str]] = {}
+        self._failing: dict[str, tuple[float, float, str]] = {}
         self.done = 0
 
     def ready(self) -> None:
@@ -92,6 +93,17 @@ class Monitor:
         if gone:
             log.info("part_back", part=part, seconds=round(self._clock() - gone[0], 1))
 
+    def failed(self, kind: str, why: str) -> None:
+        """A piece of work came to nothing; told as long as none of its kind succeeds and more of them fail."""
+        with self._lock:
+            now = self._clock()
+            self._failing[kind] = (self._failing.get(kind, (now,))[0], now, why)
+
+    def succeeded(self, kind: str) -> None:
+        """A piece of work came to what it was to come to."""
+        with self._lock:
+            self._failing.pop(kind, None)
+
     def stuck(self, seconds: float) -> list[str]:
         """Why the process ought to be started anew, in words; nothing has moved for at least `seconds`."""
         with self._lock:
@@ -124,6 +136,10 @@ class Monitor:
                     )
             for part, (since, why) in sorted(self._away.items()):
                 reasons.append(f"{part} away for {now - since:.0f} s: {why}")
+            for kind, (since, last, why) in sorted(self._failing.items()):
+                # After an outage the work may go to other processes; this one is idle then, and that is well.
+                if now - last <= seconds:
+                    reasons.append(f"no {kind} has succeeded for {now - since:.0f} s: {why}")
         return reasons
 
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import rich.console
 import rich.progress
@@ -15,7 +15,10 @@ import rich.table
 import rich.text
 import typer
 
-from core import database, model_changes, model_comparison, models, settings
+from core import backfills, database, errors, model_changes, model_comparison, models, settings
+
+if TYPE_CHECKING:
+    from workers import sources
 
 _console = rich.console.Console(stderr=True, highlight=False)
 _output = rich.console.Console(highlight=False)
@@ -142,7 +145,10 @@ def activate(
     name: ModelArgument,
     park_missing: Annotated[
         bool,
-        typer.Option("--park-missing", help="Photos that lack it are parked as failed (reason lacks_model)."),
+        typer.Option(
+            "--park-missing",
+            help="Photos that lack it are parked as failed (reason lacks_model), once a backfill tried them.",
+        ),
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -188,7 +194,9 @@ def activate(
         _say(f"{parked} photos that lack it are parked as failed: `dedup dead-letters --reason lacks_model`.")
     if waiting:
         _say(
-            f"{waiting} properties wait until their photos are embedded and matched by it; `dedup sweep` sees to them."
+            f"{waiting} properties wait until their photos are embedded and matched by it. `dedup sweep` sees to those "
+            f"whose photos are embedded; for the others run `dedup backfill --model {model.id}`, and if photos cannot "
+            f"be embedded by it, `dedup model activate {model.id} --park-missing` then."
         )
 
 
@@ -199,6 +207,7 @@ def retire(name: ModelArgument, as_json: JsonOption = False) -> None:
         with base.transaction() as connection:
             model = models.find(connection, name)
             model_changes.retire(connection, model)
+            backfills.forget_finished(connection, _missing(base, model).name)
         with _bar("rows deleted", quiet=as_json) as progress:
             task = progress.add_task("", total=None)
             try:
@@ -221,22 +230,32 @@ def retire(name: ModelArgument, as_json: JsonOption = False) -> None:
 
 
 def _park(base: database.Database, model: models.Model) -> int:
-    from core import backfills, photos
+    """Also of the active model: a photo that was stored without it in the last moment holds its property up, too."""
+    from core import photos
 
-    if model.status != "candidate":
+    if model.status == "retired":
         return 0
-    position, parked = "", 0
-    while True:
-        with base.transaction() as connection:
-            found = backfills.page(
-                connection, backfills.Selection("missing"), model.id, position, _PURGE_PHOTOS
-            )
-        if not found:
-            return parked
-        for photo in found:
+    source = _missing(base, model)
+    with base.transaction() as connection:
+        tried_until = backfills.finished(connection, source.name)
+    if tried_until is None:
+        raise errors.ConfigurationError(
+            f"--park-missing: no backfill of model {model.name} ({model.id}) was finished, so nobody tried to embed "
+            f"the photos that lack it. Run `dedup backfill --model {model.id}` first."
+        )
+    parked = 0
+    for page in source.pages("", _PURGE_PHOTOS, dry=True):
+        for photo in page.photos:
             with base.transaction() as connection:
-                parked += photos.park_lacking(connection, photo, model.id)
-        position = backfills.position_of(found[-1])
+                parked += photos.park_lacking(connection, photo, model.id, tried_until)
+    return parked
+
+
+def _missing(base: database.Database, model: models.Model) -> sources.Recorded:
+    """What `dedup backfill --model` fills in."""
+    from workers import sources
+
+    return sources.Recorded(base, backfills.Selection("missing"), model.id)
 
 
 def _purge(base: database.Database, model_id: str, what: Literal["embeddings", "pairs"]) -> Iterator[int]:

@@ -7,6 +7,8 @@ import signal
 import threading
 import time
 
+from core import errors
+
 SUPERVISED = "LISTING_DEDUP_SUPERVISED"
 """Environment variable: the process id of a supervisor; the process ends when that one does."""
 
@@ -17,6 +19,14 @@ BULK_NICENESS = 19
 """A backfill takes what processor time live uploads leave over."""
 
 _LOOK_SECONDS = 0.5
+
+
+class UnfitProcessError(errors.ConfigurationError):
+    """Nothing that this process does can succeed any more: it is to give back its work and end with `exit_code`."""
+
+    def __init__(self, message: str, exit_code: int = EXIT_CONFIGURATION) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 def end_with_supervisor() -> None:

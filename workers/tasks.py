@@ -6,11 +6,11 @@ from typing import Any
 
 import celery
 import structlog
-from celery.worker import request
+from celery.worker import request, state
 from kombu.transport import native_delayed_delivery
 
 from core import database, errors, photos, settings
-from workers import dead_letters, logs
+from workers import dead_letters, health, logs, processes
 
 _DELAYED_EXCHANGE = native_delayed_delivery.level_name(native_delayed_delivery.MAX_LEVEL)
 
@@ -37,6 +37,17 @@ class PhotoTask(celery.Task):
     database: database.Database
     most_postponements: int
     most_deliveries: int
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by Celery for the task's body. A process that is unfit gives its task back, and ends."""
+        try:
+            return self.run(*args, **kwargs)
+        except processes.UnfitProcessError as error:
+            log.critical("process_unfit", error=str(error))
+            health.process.failed(self.name, str(error))
+            # Celery's own way to end: what is in hand comes to its end, nothing further is taken.
+            state.should_stop = error.exit_code
+            raise celery.exceptions.Reject(str(error), requeue=True) from error
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         """Called by Celery before the task's body. RabbitMQ and SQS count deliveries themselves; pgmq does not."""
@@ -77,12 +88,19 @@ class PhotoTask(celery.Task):
     def on_retry(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called by Celery when the message of a retry is out."""
         del task_id, args, kwargs, einfo
+        health.process.failed(self.name, str(exc))
         log.warning("task_retried", retries=self.request.retries + 1, error=str(exc))
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called by Celery when the body came to its end; a photo that it parked is none of its faults."""
+        del retval, task_id, args, kwargs
+        health.process.succeeded(self.name)
 
     def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called by Celery after the last attempt."""
         del task_id, args, einfo
         ids = _ids(kwargs)
+        health.process.failed(self.name, str(exc))
         log.error("task_gave_up", error=str(exc))
         if "revision" not in ids:
             return

@@ -12,9 +12,9 @@ import pytest
 
 from core import database, model_changes, models
 from tests.integration import bundles
-from workers import embedded
+from workers import embedded, processes
 
-from . import pictures
+from . import brokers, pictures
 from . import system as acceptance
 
 
@@ -72,6 +72,58 @@ def embeddings(system: acceptance.System) -> dict[tuple[str, str], set[str]]:
     for row in found:
         result.setdefault((row["property_id"], row["key"].rpartition("/")[2]), set()).add(row["model_id"])
     return result
+
+
+@pytest.mark.slow
+def test_a_worker_that_cannot_embed_by_the_active_model_gives_its_task_back_and_ends(
+    own: acceptance.System, tmp_path: pathlib.Path
+) -> None:
+    own.upload("before", "0.jpg", pictures.jpeg("bedroom"))
+    own.settle()
+    (old,) = standing(own)
+    foreign = bundles.second(tmp_path / "foreign", name="foreign", weights_sha256="f" * 64)
+    base = database.Database(own.stack.environment["DEDUP_DATABASE_URL"], pool_size=1)
+
+    def make_active(model_id: str) -> None:
+        with base.transaction() as connection:
+            connection.execute("UPDATE model SET status = 'candidate' WHERE status = 'active'")
+            connection.execute("UPDATE model SET status = 'active' WHERE id = %s", (model_id,))
+
+    with (
+        contextlib.closing(base),
+        brokers.rabbitmq(own, "photos-unfit") as broker,
+        acceptance.halted(own, "sweep"),
+    ):
+        settings = {**own.stack.environment, **broker.settings()}
+        log = own.stack.log_file
+        assert broker.send
+        with acceptance.process(log("unfit-ingest"), "ingest", **settings):
+            acceptance.until(broker.event_queue_exists, "ingest runs")
+            with acceptance.process(log("unfit-embed"), "worker", "embed", **settings) as worker:
+                acceptance.until(lambda: _said(own, "unfit-embed", "embed_worker_ready"), "it is ready")
+                with base.transaction() as connection:
+                    models.add(connection, foreign)
+                make_active(foreign.id)
+                for number in range(3):
+                    name = f"{number}.jpg"
+                    etag = own.upload("unfit", name, pictures.jpeg("dining", 90 - number), broker.bucket)
+                    key = acceptance.key_of("unfit", name)
+                    record = acceptance.record("ObjectCreated:Put", key, bucket=broker.bucket, etag=etag)
+                    broker.send({"Records": [record]})
+                assert worker.wait(acceptance.DEADLINE_SECONDS) == processes.EXIT_CONFIGURATION
+            assert _said(own, "unfit-embed", "process_unfit")
+            acceptance.until(lambda: len(own.statuses("unfit")) == 3, "all are on record")
+            assert set(own.statuses("unfit").values()) == {"pending"}
+            make_active(old)
+            # Nobody publishes them again: what brings them is what was given back.
+            with acceptance.process(log("fit-embed"), "worker", "embed", **settings):
+                acceptance.until(
+                    lambda: set(own.statuses("unfit").values()) == {"embedded"}, "nothing was lost"
+                )
+
+
+def _said(system: acceptance.System, worker: str, event: str) -> bool:
+    return any(line["event"] == event for line in system.log(worker))
 
 
 @pytest.mark.slow

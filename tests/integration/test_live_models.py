@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import psycopg
 import pytest
 import structlog
+import torch
 from psycopg import sql
 
 from core import (
@@ -30,7 +32,7 @@ from core import (
 from tests.acceptance import pictures
 from tests.integration import bundles, ledger
 from tests.integration.conftest import Server, _open_folder
-from workers import embed, embedded_s3, embedders
+from workers import embed, embedded_s3, embedders, processes
 
 pytestmark = pytest.mark.filterwarnings("ignore:DEDUP_BACKBONE_WEIGHTS=untrained")
 OTHER_SHA256 = hashlib.sha256(b"other weights").hexdigest()
@@ -206,6 +208,107 @@ def test_a_candidate_that_cannot_be_read_is_left_out(
     run(base, "UPDATE model SET bundle_card = %s WHERE id = %s", card, second.id)
     ours = embedders.prepare(config(), base)
     assert (ours.known, ours.unfit) == (frozenset([first.id]), frozenset([second.id]))
+
+
+def _too_much(size: int) -> Any:
+    """A warm-up in place of the real one, that fails for one input size; the second value arms it."""
+    real = embedding.Backbone.warm_up
+    fault: list[Exception] = []
+
+    def warm_up(self: embedding.Backbone, wanted: int, batch: int) -> None:
+        if fault and wanted == size:
+            raise fault[0]
+        real(self, wanted, batch)
+
+    return warm_up, fault
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("no kernel")])
+def test_a_candidate_that_the_device_does_not_take_is_left_out(
+    base: database.Database,
+    store: _Store,
+    first: bundle.Bundle,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    warm_up, fault = _too_much(160)
+    fault.append(error)
+    monkeypatch.setattr(embedding.Backbone, "warm_up", warm_up)
+    start(base)
+    ours = worker(base, store)
+    large = bundles.second(tmp_path / "large", name="large", input_size=160)
+    add(base, large)
+    photo = upload(base, store, ledger.new_property(), "a.jpg", pictures.jpeg("bedroom"))
+    assert ours.embed(photo), "as if there were no candidate"
+    assert embedded_by(base, photo).keys() == {first.id}
+    assert ours.models.unfit == frozenset([large.id])
+    assert list(ours.models._backbones) == [weights.UNTRAINED_SHA256], "the active model's own stays"
+    assert embedders.prepare(config(), base).unfit == frozenset([large.id]), "after a new start, too"
+    run(base, "UPDATE model SET status = 'candidate'")
+    run(base, "UPDATE model SET status = 'active' WHERE id = %s", large.id)
+    with pytest.raises(processes.UnfitProcessError, match=f"{large.id}.*{error}") as caught:
+        ours.embed(photo)
+    assert caught.value.exit_code == processes.EXIT_AWAY, "it may go better in a new process"
+    assert ledger.row(base, photo)["status"] == "embedded"
+    with pytest.raises(errors.TransientError, match=f"large.*{error}"):
+        embedders.prepare(config(), base)
+    fault.clear()
+    assert large.id in embedders.prepare(config(), base).known
+
+
+def test_a_backbone_that_only_a_failed_candidate_wanted_is_dropped(
+    base: database.Database, first: bundle.Bundle, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(base)
+    ours = embedders.prepare(config(), base)
+    ours._sources = {**ours._sources, OTHER_SHA256: "untrained"}
+    foreign = bundles.second(
+        tmp_path / "foreign", name="foreign", weights_sha256=OTHER_SHA256, input_size=160
+    )
+    add(base, foreign)
+    warm_up, fault = _too_much(160)
+    fault.append(torch.OutOfMemoryError("CUDA out of memory"))
+    monkeypatch.setattr(embedding.Backbone, "warm_up", warm_up)
+    ours.learn([foreign.id])
+    assert (ours.unfit, list(ours._backbones)) == (frozenset([foreign.id]), [weights.UNTRAINED_SHA256])
+
+
+def test_a_device_that_is_lost_while_a_candidate_is_learned_ends_the_process(
+    base: database.Database, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(base)
+    ours = embedders.prepare(config(), base)
+    add(base, bundles.second(tmp_path / "large", name="large", input_size=160))
+    warm_up, fault = _too_much(160)
+    fault.append(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    monkeypatch.setattr(embedding.Backbone, "warm_up", warm_up)
+
+    def end(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(os, "_exit", end)
+    with pytest.raises(SystemExit) as caught, base.transaction() as connection:
+        ours.learn(model.id for model in models.every(connection))
+    assert caught.value.code == processes.EXIT_AWAY
+
+
+def test_what_the_database_lacks_is_not_held_against_a_model(
+    base: database.Database, server: Server, second: bundle.Bundle
+) -> None:
+    start(base)
+    ours = embedders.prepare(config(), base)
+    add(base, second)
+    with psycopg.connect(server.url("test_live_models"), autocommit=True) as owner:
+        owner.execute("REVOKE SELECT ON model FROM dedup_worker")
+        try:
+            with pytest.raises(errors.ConfigurationError, match="permission denied for table model"):
+                ours.learn([second.id])
+        finally:
+            owner.execute("GRANT SELECT ON model TO dedup_worker")
+    assert ours.unfit == frozenset()
+    ours.learn([second.id])
+    assert second.id in ours.known
 
 
 def test_what_is_a_drawing_to_one_fusion_need_not_be_one_to_another(first: bundle.Bundle) -> None:

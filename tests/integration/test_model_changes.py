@@ -314,8 +314,11 @@ def test_photos_that_hold_up_the_change_can_be_parked(base: database.Database, p
 
     def park(photo: photos.Revision) -> bool:
         with base.transaction() as connection:
-            return photos.park_lacking(connection, photo, NEW)
+            return photos.park_lacking(connection, photo, NEW, tried_until)
 
+    tried_until = ledger.row(base, stuck)["updated_at"] - datetime.timedelta(seconds=1)
+    assert not park(stuck), "something happened to it since; it may not have been tried"
+    tried_until = ledger.row(base, stuck)["updated_at"]
     assert [park(good), park(stuck), park(stuck)] == [False, True, False]
     row = ledger.row(base, stuck)
     assert (row["status"], row["failure"]) == ("failed", "lacks_model")

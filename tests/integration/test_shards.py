@@ -48,6 +48,7 @@ VALUES: dict[str, Any] = {
     "uploaded_at": "2026-01-01", "published_at": "2026-01-01", "since": None, "what": "all", "ids": [1, 2],
     "properties": ["p1", "p2"], "revisions": [1, 1], "keys": ["a"], "after": "", "last": "z", "prefix": "",
     "after_property": "", "after_id": 0, "old_property_id": "p2", "sha256": "s", "selection": "{}", "position": "",
+    "tried_until": "2026-05-01",
     "digest": "d", "card": "{}", "untrained": False, "name": "n", "body": "b", "id": "0123456789abcdef",
     "known": [ledger.Bundle.id], "unfit": ["none"], "models": [ledger.Bundle.id],
 }  # fmt: skip

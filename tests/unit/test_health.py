@@ -129,6 +129,31 @@ def test_a_part_that_is_away_is_told_since_when_but_no_reason_to_start_anew(
     assert both(monitor) == ([], [])
 
 
+def test_work_that_only_fails_is_told_until_some_succeeds_but_no_reason_to_start_anew(
+    monitor: health.Monitor, clock: Clock
+) -> None:
+    monitor.failed("dedup.embed", "No memory")
+    clock.now += 5
+    monitor.failed("dedup.embed", "forbidden")
+    monitor.succeeded("dedup.match")
+    assert both(monitor) == ([], ["no dedup.embed has succeeded for 5 s: forbidden"])
+    monitor.succeeded("dedup.embed")
+    assert both(monitor) == ([], [])
+    monitor.failed("dedup.embed", "forbidden")
+    clock.now += 1
+    assert both(monitor) == ([], ["no dedup.embed has succeeded for 1 s: forbidden"]), "counted anew"
+
+
+def test_a_process_whose_failed_work_went_elsewhere_is_idle_and_well(
+    monitor: health.Monitor, clock: Clock
+) -> None:
+    monitor.failed("dedup.embed", "forbidden")
+    clock.now += STUCK_SECONDS
+    assert monitor.unwell(STUCK_SECONDS)
+    clock.now += 1
+    assert both(monitor) == ([], [])
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch, monitor: health.Monitor) -> settings.Settings:
     monkeypatch.setattr(health, "process", monitor)

@@ -4,12 +4,14 @@ from typing import Any
 
 import celery
 import celery.app.task
+import celery.exceptions
 import pytest
 import structlog.contextvars
 import structlog.testing
+from celery.worker import state
 
 from core import database, errors
-from workers import tasks
+from workers import health, processes, tasks
 
 IDS = {"property_id": "42", "photo_id": 7, "revision": 1}
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -49,6 +51,57 @@ def test_retries_and_giving_up_carry_the_ids(app: celery.Celery) -> None:
         assert {name: line[name] for name in IDS} == IDS
         assert (line["task_id"], line["task"]) == ("t", "dedup.embed")
         assert line["correlation_id"] == "t"
+
+
+def _reasons() -> list[str]:
+    return [reason.partition(" for ")[0] for reason in health.process.unwell(60.0)]
+
+
+@pytest.fixture(autouse=True)
+def monitor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = health.Monitor()
+    monitor.ready()
+    monkeypatch.setattr(health, "process", monitor)
+
+
+@pytest.mark.parametrize("error", [errors.TransientError("forbidden"), ValueError("wrong")])
+def test_tasks_that_only_fail_are_told_until_one_succeeds(app: celery.Celery, error: Exception) -> None:
+    seen: list[list[str]] = []
+
+    def run(self: Any, fails: bool) -> None:
+        seen.append(_reasons())
+        if fails:
+            raise error
+
+    task = _declare(app, run)
+    task.apply(kwargs={"fails": True}, throw=False)
+    expected = ["no dedup.embed has succeeded"]
+    # Already between two attempts, not only once the last one failed.
+    assert seen == ([[], expected, expected] if isinstance(error, errors.TransientError) else [[]])
+    assert _reasons() == expected
+    assert health.process.stuck(60.0) == []
+    task.apply(kwargs={"fails": False}, throw=False)
+    assert _reasons() == []
+
+
+def test_an_unfit_process_gives_its_task_back_and_ends(
+    app: celery.Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state, "should_stop", None)
+
+    def run(self: Any, property_id: str, photo_id: int, revision: int) -> None:
+        raise processes.UnfitProcessError("The active model: its weights are missing.")
+
+    with structlog.testing.capture_logs() as lines:
+        result = _declare(app, run).apply(kwargs=IDS, throw=False)
+    assert result.state == "REJECTED"
+    assert isinstance(result.result, celery.exceptions.Reject)
+    assert result.result.requeue
+    assert [line["event"] for line in lines] == ["process_unfit"], "nothing is said of the photo"
+    with pytest.raises(celery.exceptions.WorkerShutdown) as caught:
+        state.maybe_shutdown()
+    assert caught.value.code == processes.EXIT_CONFIGURATION
+    assert _reasons() == ["no dedup.embed has succeeded"]
 
 
 def _nothing(self: Any) -> None:
