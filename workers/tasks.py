@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import celery
 import structlog
 from celery.worker import request, state
-from kombu.transport import native_delayed_delivery
+from kombu.transport import native_delayed_delivery, virtual
 
 from core import database, errors, photos, settings
 from workers import dead_letters, health, logs, processes
@@ -24,6 +25,35 @@ class Request(request.Request):
         super().__init__(message, *args, **kwargs)
         counted = (message.delivery_info or {}).get("pgmq_message") or {}
         self.request_dict["deliveries"] = counted.get("read_ct", 0)
+
+    def acknowledge(self) -> None:
+        """Called by Celery when the task is done."""
+        try:
+            super().acknowledge()
+        finally:
+            let_go(self._message)
+
+    def reject(self, requeue: bool = False) -> None:
+        """Called by Celery when the message is given back or given up."""
+        try:
+            super().reject(requeue=requeue)
+        finally:
+            let_go(self._message)
+
+
+def let_go(message: Any) -> None:
+    """Free a message's place among those in hand, also when telling the broker has failed.
+
+    Celery only logs that failure. Where the connection mends itself beneath it (pgmq, SQS), the place would stay taken:
+    a worker that has lost as many acknowledgements as it has places would wait for ever. The message comes back after
+    its visibility timeout and finds its work done.
+    """
+    places = getattr(message.channel, "qos", None)
+    if isinstance(places, virtual.QoS):
+        # Not there any more: it was acknowledged, as nearly always.
+        with contextlib.suppress(KeyError):
+            places.get(message.delivery_tag)
+            places.ack(message.delivery_tag)
 
 
 class PhotoTask(celery.Task):
