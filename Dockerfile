@@ -5,26 +5,25 @@
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
-ENV UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/venv
+ENV UV_CACHE_DIR=/var/cache/uv UV_COMPILE_BYTECODE=1 UV_LINK_MODE=copy UV_PYTHON_DOWNLOADS=never VIRTUAL_ENV=/opt/venv
 WORKDIR /src
 COPY requirements/uv.lock requirements/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    python -m pip install --disable-pip-version-check --require-hashes -r requirements/uv.lock \
+RUN python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements/uv.lock \
     && uv venv "$VIRTUAL_ENV"
 
 # Dependencies before code: a change of code leaves the layers of gigabytes as they are.
 FROM build AS light-packages
 COPY requirements/light.lock requirements/
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --require-hashes -r requirements/light.lock
+RUN --mount=type=cache,target=/var/cache/uv uv pip install --require-hashes -r requirements/light.lock
 
 FROM build AS packages
 COPY requirements/runtime.lock requirements/
-RUN --mount=type=cache,target=/root/.cache/uv uv pip install --require-hashes -r requirements/runtime.lock
+RUN --mount=type=cache,target=/var/cache/uv uv pip install --require-hashes -r requirements/runtime.lock
 
 FROM light-packages AS app
 COPY . .
 # The tool that builds it is pinned by its hash, too.
-RUN --mount=type=cache,target=/root/.cache/uv \
+RUN --mount=type=cache,target=/var/cache/uv \
     uv build --wheel --require-hashes --build-constraints requirements/dev.lock --out-dir /dist \
     && uv pip install --no-deps --target /app /dist/*.whl
 
