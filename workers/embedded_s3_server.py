@@ -25,7 +25,7 @@ from moto.s3 import models as s3_models
 from moto.s3 import notifications
 from moto.sqs import models as sqs_models
 
-from workers import embedded_host
+from workers import embedded_host, embedded_sqs
 
 ACCOUNT_ID = "123456789012"
 REGION = "us-east-1"
@@ -235,6 +235,7 @@ def create_application(
     folder: pathlib.Path, bucket: str, queue: str, prefix: str, identity: str
 ) -> Application:
     """Return the application with bucket, queue and notification set up and all objects restored."""
+    embedded_sqs.guard()
     store = s3_models.s3_backends[ACCOUNT_ID]["aws"]
     events = sqs_models.sqs_backends[ACCOUNT_ID][REGION].create_queue(queue)
     store.create_bucket(bucket, REGION)
