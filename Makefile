@@ -35,8 +35,9 @@ demo: setup
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow
 
+# Two at a time: what the tests of whole processes do most is wait for these to start.
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: setup
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output)
