@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
 
+import numpy as np
 import psycopg
 import pytest
+from psycopg import sql
 
-from core import errors, schema, settings
+from core import database, errors, schema, settings
+from tests.integration import ledger
 from tests.integration.conftest import Server
 
 
@@ -110,3 +114,32 @@ def test_a_login_without_rights_is_told_what_it_needs(owner: str, server: Server
     schema.downgrade(owner, "base")
     with pytest.raises(errors.ConfigurationError, match="DEDUP_MIGRATION_DATABASE_URL"):
         schema.upgrade(server.url("test_migrations", "dedup_reader"))
+
+
+def answers(url: str) -> dict[str, list[str]]:
+    views = ("listing_duplicates", "listing_duplicate_groups", "listing_review", "listing_flag_feed")
+    every = sql.SQL("SELECT {0}::text FROM {0} ORDER BY 1")
+    with psycopg.connect(url) as connection:
+        return {
+            view: [row[0] for row in connection.execute(every.format(sql.Identifier(view)))]
+            for view in (*views, "property_model")
+        }
+
+
+def test_bringing_the_models_into_a_database_in_use_changes_no_answer(owner: str, server: Server) -> None:
+    """From 0003 to 0004, with photos, flags and pairs to review in it."""
+    schema.upgrade(owner)
+    server.postgres.allow_login("dedup_worker")
+    with contextlib.closing(database.Database(server.url("test_migrations", "dedup_worker"))) as base:
+        ledger.activate_model(base)
+        places = [ledger.new_property() for _ in range(3)]
+        for place in places:
+            # "b" is flagged to "a"; "c" is for review.
+            for at, (name, angle) in enumerate((("a", 0.0), ("b", 0.2), ("c", 0.9))):
+                ledger.add(base, place, name, np.cos(angle), np.sin(angle), at=at)
+        before = answers(owner)
+    assert all(len(rows) >= len(places) for rows in before.values()), before
+    schema.downgrade(owner, "0003")
+    assert column(owner, "SELECT to_regclass('property_model')") == [None]
+    schema.upgrade(owner)
+    assert answers(owner) == before
