@@ -37,7 +37,7 @@ test-slow: setup  ## the tests that take minutes
 
 # Two at a time: what the tests of whole processes do most is wait for these to start.
 test: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/python -m tests.soak --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(if $(OUTPUT),--output)
