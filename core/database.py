@@ -20,6 +20,7 @@ from core import deadlines, errors
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
+Cursor = psycopg.Cursor[Row]
 
 CONNECTION: dict[str, Any] = {
     "application_name": "listing-dedup",
@@ -132,12 +133,12 @@ class Database:
             raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
-def execute(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+def execute(connection: Connection, name: str, /, **parameters: object) -> Cursor:
     """Run a named query."""
     return connection.execute(query(name), parameters)
 
 
-def execute_binary(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+def execute_binary(connection: Connection, name: str, /, **parameters: object) -> Cursor:
     """Run a named query whose rows hold embeddings: as text, reading one takes a hundred times as long."""
     return connection.execute(query(name), parameters, binary=True)
 

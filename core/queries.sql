@@ -97,6 +97,13 @@ FROM photo
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
 FOR NO KEY UPDATE;
 
+-- name: free_photo
+-- As seen_content, but not of a photo whose row somebody has locked.
+SELECT etag, sha256
+FROM photo
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: embedded
 UPDATE photo
 SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, etag = %(etag)s, width = %(width)s,
