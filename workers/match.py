@@ -6,7 +6,7 @@ import dataclasses
 
 import structlog
 
-from core import bundle, database, errors, matching, models, registry, settings
+from core import budgets, bundle, database, errors, matching, models, registry, settings
 from workers import health, logs, tasks
 from workers.app import MATCH, MATCH_BULK, MATCH_TASK, Match, app, policy, publish_matches
 
@@ -32,6 +32,7 @@ def prepare(config: settings.Settings) -> Worker:
         ConfigurationError: DEDUP_BUNDLE is no live model of the database.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
+    budgets.keep_freed()
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
