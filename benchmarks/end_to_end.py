@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import forward, pictures, pipeline, results, speed
-from core import bundle, database, embedding, images, matching, photos, weights
+from core import bundle, census, database, embedding, images, matching, weights
 from workers import embedded
 
 _PATIENCE_SECONDS = 300.0
@@ -101,7 +101,7 @@ class Portal:
     def settled(self, prefix: str) -> int:
         """How many photos of properties with this prefix are matched."""
         with self._base.transaction() as connection:
-            _, done = photos.census(connection)
+            _, done = census.census(connection)
         return sum(property_id.startswith(prefix) for property_id, _, _ in done)
 
     def _flags(self, property_id: str) -> list[database.Row]:

@@ -27,7 +27,7 @@ import psycopg
 from psycopg import sql
 
 from benchmarks import results
-from core import bundle, database, fusing, matching, models, registry, schema
+from core import budgets, bundle, database, fusing, matching, models, registry, schema
 from workers import embedded_postgres
 
 PROPERTY_PHOTOS = 20
@@ -231,6 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     photos, matches, sizes = options.photos, options.matches, SIZES
     if options.quick:
         photos, matches, sizes = [1_000, 4_000], 200, SIZES[:2]
+    # As the match worker does.
+    budgets.keep_freed()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-benchmark-"))
     folder.chmod(0o755)
     rows: list[results.Row] = []

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 class Budget:
     """So many bytes for all threads together.
 
-    One after the other is let in, in the order in which they came, so that small ones do not keep a large one waiting
-    for ever. Who asks for more than there is at all, gets it when nobody else holds any.
+    Who does not fit yet keeps its turn until it does, and the others wait for theirs, so that small ones cannot keep a
+    large one waiting for ever. Whose turn is next is the lock's choice, not the order in which they came. Who asks for
+    more than there is at all, gets it when nobody else holds any.
     """
 
     def __init__(self, total: int) -> None:
@@ -36,7 +37,8 @@ class Budget:
                 self._changed.notify_all()
 
 
-_M_ARENA_MAX = -8  # mallopt(3)
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)
+_KEPT_BYTES = 2**26
 
 
 def limit_arenas() -> None:
@@ -44,6 +46,20 @@ def limit_arenas() -> None:
 
     glibc gives threads arenas of their own, each of which keeps what its largest picture took.
     """
-    # Other C libraries have no such function and no such arenas.
+    _mallopt({_M_ARENA_MAX: 2})
+
+
+def keep_freed() -> None:
+    """Let malloc keep up to 64 MB that were freed, for processes that need arrays of the same sizes again and again.
+
+    By default glibc gives arrays of 128 kB and more back at once, and each new one costs the kernel a fault a page.
+    """
+    _mallopt({_M_TRIM_THRESHOLD: _KEPT_BYTES, _M_MMAP_THRESHOLD: _KEPT_BYTES // 2})
+
+
+def _mallopt(options: dict[int, int]) -> None:
+    # Other C libraries have no such function and no such options.
     with contextlib.suppress(AttributeError, OSError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        library = ctypes.CDLL(None)
+        for option, value in options.items():
+            library.mallopt(option, value)

@@ -7,6 +7,8 @@ import functools
 import importlib.resources
 import logging
 import re
+import select
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +22,7 @@ from core import deadlines, errors
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
+Cursor = psycopg.Cursor[Row]
 
 CONNECTION: dict[str, Any] = {
     "application_name": "listing-dedup",
@@ -34,6 +37,7 @@ CONNECTION: dict[str, Any] = {
 
 STATEMENT_SECONDS = 120.0
 _CHECK_SECONDS = 10.0
+_FRESH_SECONDS = 1.0
 _ASK_SECONDS = 10.0
 _TRANSIENT = (
     psycopg.OperationalError,  # connection lost, server starting or stopping, lock and statement timeouts
@@ -41,6 +45,12 @@ _TRANSIENT = (
     psycopg.errors.DeadlockDetected,
     psycopg_pool.PoolTimeout,
 )
+
+
+class _PoolConnection(psycopg.Connection[Row]):
+    """A connection that knows when the server last did something for it."""
+
+    answered_at = 0.0
 
 
 _UNFIT = (
@@ -89,7 +99,7 @@ class Database:
             open=False,
             check=_check,
             configure=functools.partial(_configure, statement_seconds=statement_seconds),
-            connection_class=psycopg.Connection[Row],
+            connection_class=_PoolConnection,
             kwargs={"row_factory": rows.dict_row, "autocommit": False, **CONNECTION},
         )
         self._url = url
@@ -120,6 +130,7 @@ class Database:
                         connection.rollback()
                     raise
                 connection.commit()
+                connection.answered_at = time.monotonic()
         except psycopg_pool.PoolTimeout as error:
             # The pool keeps the cause to its own log; a connection of one's own tells it.
             ask(self._url, b"SELECT 1")
@@ -132,12 +143,12 @@ class Database:
             raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
-def execute(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+def execute(connection: Connection, name: str, /, **parameters: object) -> Cursor:
     """Run a named query."""
     return connection.execute(query(name), parameters)
 
 
-def execute_binary(connection: Connection, name: str, /, **parameters: object) -> psycopg.Cursor[Row]:
+def execute_binary(connection: Connection, name: str, /, **parameters: object) -> Cursor:
     """Run a named query whose rows hold embeddings: as text, reading one takes a hundred times as long."""
     return connection.execute(query(name), parameters, binary=True)
 
@@ -169,7 +180,14 @@ def ask(url: str, statement: bytes) -> Row | None:
         raise errors.ConfigurationError(f"Database: {error}. {_UNFIT_REMEDY}") from error
 
 
-def _check(connection: Connection) -> None:
+def _check(connection: _PoolConnection) -> None:
+    """Raise where the server has left a connection. One that it answered on just now is only looked at, not asked."""
+    if time.monotonic() - connection.answered_at < _FRESH_SECONDS:
+        # A server that ends a connection says so on it, and closes it: there is something to read.
+        look = select.poll()
+        look.register(connection.fileno(), select.POLLIN)
+        if not look.poll(0):
+            return
     with deadlines.process.limit(connection, _CHECK_SECONDS):
         psycopg_pool.ConnectionPool.check_connection(connection)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Protocol
 
 import numpy as np
@@ -65,9 +66,15 @@ def match(
         database.execute(connection, "lock_property", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", **photo)
         embeddings = database.execute_binary(connection, "embeddings", **photo)
+        near = database.execute_binary(connection, "neighbours", **photo, limit=neighbours)
     if locked.fetchone() is None or not (embedded := embeddings.fetchall()):
         return 0
-    kept, whole = 0, True
+    found: dict[str, list[database.Row]] = {own["model_id"]: [] for own in embedded}
+    for row in near:
+        # Not of a model that was retired, or whose embeddings were deleted, between the two statements.
+        if row["model_id"] in found:
+            found[row["model_id"]].append(row)
+    compared, whole = [], True
     for own in embedded:
         try:
             decider = bundles.get(connection, own["model_id"])
@@ -78,32 +85,44 @@ def match(
             log.warning("candidate_not_matched", model=own["model_id"], error=str(error))
             whole = False
         else:
-            kept += _match_by(connection, property_id, photo_id, own, decider, neighbours)
-    if whole:
-        database.execute(connection, "matched", **photo)
-    regroup(connection, property_id)
-    return kept
+            if others := found[own["model_id"]]:
+                compared.append(_compare(property_id, photo_id, own, others, decider))
+    # One round trip: what is read to regroup comes after what is written here.
+    with connection.pipeline():
+        for one in compared:
+            one.write(connection, property_id, photo_id)
+        if whole:
+            database.execute(connection, "matched", **photo)
+        regroup(connection, property_id)
+    return sum(len(one.kept) for one in compared)
 
 
-def _match_by(
-    connection: database.Connection,
-    property_id: str,
-    photo_id: int,
-    own: database.Row,
-    decider: Decider,
-    neighbours: int,
-) -> int:
-    found = database.execute_binary(
-        connection,
-        "neighbours",
-        property_id=property_id,
-        photo_id=photo_id,
-        model_id=own["model_id"],
-        embedding=own["embedding"],
-        limit=neighbours,
-    ).fetchall()
-    if not found:
-        return 0
+@dataclasses.dataclass(frozen=True)
+class _Compared:
+    """What a model makes of a photo and its neighbours: the pairs on record, and the others that form none."""
+
+    model_id: str
+    kept: list[database.Row]
+    others_not: list[int]
+
+    def write(self, connection: database.Connection, property_id: str, photo_id: int) -> None:
+        if self.others_not:
+            # Of bytes that were replaced with no event to tell.
+            database.execute(
+                connection,
+                "drop_pairs_between",
+                property_id=property_id,
+                photo_id=photo_id,
+                model_id=self.model_id,
+                others=self.others_not,
+            )
+        if self.kept:
+            database.execute_many(connection, "store_pair", self.kept)
+
+
+def _compare(
+    property_id: str, photo_id: int, own: database.Row, found: list[database.Row], decider: Decider
+) -> _Compared:
     vector = own["embedding"].to_numpy().astype(np.float32)[None]
     others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
     similarities = others @ vector[0]
@@ -124,19 +143,7 @@ def _match_by(
                 "score": float(score),
             }
         )
-    with connection.pipeline():
-        # Of bytes that were replaced with no event to tell.
-        database.execute(
-            connection,
-            "drop_pairs_between",
-            property_id=property_id,
-            photo_id=photo_id,
-            model_id=own["model_id"],
-            others=others_not,
-        )
-        if kept:
-            database.execute_many(connection, "store_pair", kept)
-    return len(kept)
+    return _Compared(own["model_id"], kept, others_not)
 
 
 def regroup(connection: database.Connection, property_id: str) -> str | None:
@@ -151,18 +158,22 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
     Returns:
         The id of the model that the property shows now; None while the database has no active one.
     """
-    model_id = _shown(connection, property_id)
-    if model_id is None:
+    # A property that shows none yet, in the moment in which another model becomes active: the second look sees it.
+    for _ in range(2):
+        with connection.pipeline():
+            shown = database.execute(connection, "shown_model", property_id=property_id)
+            pairs = database.execute(connection, "duplicate_pairs", property_id=property_id)
+            said = database.execute(connection, "verdicts", property_id=property_id)
+            ordered = database.execute(connection, "photos_in_order", property_id=property_id)
+            flagged = database.execute(connection, "flags", property_id=property_id)
+        if (row := shown.fetchone()) is not None:
+            break
+    else:
         return None
-    with connection.pipeline():
-        pairs = database.execute(connection, "duplicate_pairs", property_id=property_id, model_id=model_id)
-        said = database.execute(connection, "verdicts", property_id=property_id)
-        flagged = database.execute(connection, "flags", property_id=property_id)
+    model_id = str(row["model_id"])
     scores = {(row["photo_a"], row["photo_b"]): row["score"] for row in pairs}
     verdict_rows = said.fetchall()
     verdicts = {(row["photo_a"], row["photo_b"]): row["duplicate"] for row in verdict_rows}
-    ids = sorted({photo for pair in (*scores, *verdicts) for photo in pair})
-    ordered = ids and database.execute(connection, "photos_in_order", property_id=property_id, ids=ids)
     order = [row["id"] for row in ordered]
     wanted = groups.flags(order, scores, verdicts)
     before = {
@@ -204,15 +215,6 @@ def follow(connection: database.Connection, property_id: str) -> str | None:
     """`regroup` by itself: takes the property's lock. To be run alone in its transaction."""
     database.execute(connection, "lock_property", property_id=property_id)
     return regroup(connection, property_id)
-
-
-def _shown(connection: database.Connection, property_id: str) -> str | None:
-    # A property that shows none yet, in the moment in which another model becomes active: the second look sees it.
-    for _ in range(2):
-        row = database.execute(connection, "shown_model", property_id=property_id).fetchone()
-        if row is not None:
-            return str(row["model_id"])
-    return None
 
 
 def flags(connection: database.Connection, property_id: str | None = None) -> list[database.Row]:

@@ -221,7 +221,20 @@ def begin_attempt(
         alone: whether no other photo is in the process.
         again: a time in ISO 8601; embeddings from before it do not count as such.
     """
-    row = database.execute(
+    return begun(begin(connection, photo, known=known, unfit=unfit, alone=alone, again=again))
+
+
+def begin(
+    connection: database.Connection,
+    photo: Revision,
+    *,
+    known: Collection[str],
+    unfit: Collection[str],
+    alone: bool = False,
+    again: str | None,
+) -> database.Cursor:
+    """`begin_attempt` whose answer is not waited for; `begun` reads it."""
+    return database.execute(
         connection,
         "begin_attempt",
         **dataclasses.asdict(photo),
@@ -229,12 +242,15 @@ def begin_attempt(
         unfit=list(unfit),
         alone=alone,
         again=again,
-    ).fetchone()
-    return (
-        None
-        if row is None
-        else Attempt(**{**row, "lacking": tuple(row["lacking"]), "live": frozenset(row["live"])})
     )
+
+
+def begun(cursor: database.Cursor) -> Attempt | None:
+    """What `begin` came to."""
+    row = cursor.fetchone()
+    if row is None:
+        return None
+    return Attempt(**{**row, "lacking": tuple(row["lacking"]), "live": frozenset(row["live"])})
 
 
 def store(connection: database.Connection, photo: Revision, embedded: Embedded) -> Stored:
@@ -250,12 +266,18 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
         # Other bytes than those that people judged and that other models embedded, though no ETag had said so.
         for gone in ("drop_verdicts", "drop_embeddings", "drop_pairs"):
             database.execute(connection, gone, property_id=photo.property_id, photo_id=photo.photo_id)
+    return written(write(connection, photo, embedded, seen["etag"]))
+
+
+def write(connection: database.Connection, photo: Revision, embedded: Embedded, etag: str) -> database.Cursor:
+    """What `store` writes, its answer not waited for; `written` reads it. `etag` is the one on record."""
+    ids = dataclasses.asdict(photo)
     database.execute(
         connection,
         "embedded",
         **ids,
         # Bytes newer than the event on record: without an ETag, their own event is not taken for known.
-        etag=seen["etag"] if seen["etag"] in {"", embedded.etag} else "",
+        etag=etag if etag in {"", embedded.etag} else "",
         width=embedded.width,
         height=embedded.height,
         bytes=embedded.bytes,
@@ -265,10 +287,14 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
     for model_id, embedding in sorted(embedded.embeddings.items()):
         vector = pgvector.HalfVector(embedding)
         database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
-    lacking = database.execute(
+    return database.execute(
         connection, "lacking_models", property_id=photo.property_id, photo_id=photo.photo_id
     )
-    return Stored(kept=True, lacking=tuple(row["id"] for row in lacking))
+
+
+def written(cursor: database.Cursor) -> Stored:
+    """What `write` came to."""
+    return Stored(kept=True, lacking=tuple(row["id"] for row in cursor))
 
 
 def excuse(connection: database.Connection, photo: Revision) -> None:
@@ -367,21 +393,3 @@ def overdue(
         else:
             match.append(photo)
     return embed, match
-
-
-def census(connection: database.Connection) -> tuple[set[tuple[str, str, str]], set[tuple[str, str, str]]]:
-    """Every (property, key, ETag) on record that is not removed, and those of them that are decided for good.
-
-    Reads all properties: for the embedded stack.
-    """
-    rows = database.execute(connection, "census").fetchall()
-    live = {(row["property_id"], row["key"], row["etag"]) for row in rows}
-    return live, {(row["property_id"], row["key"], row["etag"]) for row in rows if row["settled"]}
-
-
-def failures(connection: database.Connection) -> list[database.Row]:
-    """Photos parked as failed, with `property_id`, `key`, `failure`, `failure_message`.
-
-    Reads all properties: for the embedded stack.
-    """
-    return database.execute(connection, "failures").fetchall()

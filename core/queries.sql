@@ -97,6 +97,13 @@ FROM photo
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
 FOR NO KEY UPDATE;
 
+-- name: free_photo
+-- As seen_content, but not of a photo whose row somebody has locked.
+SELECT etag, sha256
+FROM photo
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status <> 'removed'
+FOR NO KEY UPDATE SKIP LOCKED;
+
 -- name: embedded
 UPDATE photo
 SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, etag = %(etag)s, width = %(width)s,
@@ -191,11 +198,18 @@ WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s
 ORDER BY model_id;
 
 -- name: neighbours
-SELECT photo_id, embedding
-FROM photo_embedding
-WHERE property_id = %(property_id)s AND model_id = %(model_id)s AND photo_id <> %(photo_id)s
-ORDER BY embedding <#> %(embedding)b, photo_id
-LIMIT %(limit)s;
+-- By each live model that has embedded the photo, among its own embeddings.
+SELECT own.model_id, near.photo_id, near.embedding
+FROM photo_embedding AS own
+JOIN model ON model.id = own.model_id AND model.status <> 'retired'
+CROSS JOIN LATERAL (
+    SELECT other.photo_id, other.embedding
+    FROM photo_embedding AS other
+    WHERE other.property_id = %(property_id)s AND other.model_id = own.model_id AND other.photo_id <> %(photo_id)s
+    ORDER BY other.embedding <#> own.embedding, other.photo_id
+    LIMIT %(limit)s
+) AS near
+WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s;
 
 -- name: store_pair
 -- Not of a model that was retired since, as in store_embedding.
@@ -218,19 +232,31 @@ SET matched_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded';
 
 -- name: duplicate_pairs
+-- By the model that the property shows.
 SELECT pair.photo_a, pair.photo_b, pair.score
-FROM pair
-JOIN model ON model.id = pair.model_id
-WHERE pair.property_id = %(property_id)s AND pair.model_id = %(model_id)s
+FROM property_model
+JOIN model ON model.id = property_model.model_id
+JOIN pair ON pair.property_id = property_model.property_id AND pair.model_id = model.id
+WHERE property_model.property_id = %(property_id)s AND pair.property_id = %(property_id)s
   AND pair.score >= model.duplicate_threshold;
 
 -- name: verdicts
 SELECT photo_a, photo_b, duplicate, applied_at FROM verdict WHERE property_id = %(property_id)s;
 
 -- name: photos_in_order
+-- Those of duplicate_pairs and verdicts.
 SELECT id
 FROM photo
-WHERE property_id = %(property_id)s AND id = ANY(%(ids)s) AND status <> 'removed'
+WHERE property_id = %(property_id)s AND status <> 'removed' AND id IN (
+    SELECT unnest(ARRAY[pair.photo_a, pair.photo_b])
+    FROM property_model
+    JOIN model ON model.id = property_model.model_id
+    JOIN pair ON pair.property_id = property_model.property_id AND pair.model_id = model.id
+    WHERE property_model.property_id = %(property_id)s AND pair.property_id = %(property_id)s
+      AND pair.score >= model.duplicate_threshold
+    UNION ALL
+    SELECT unnest(ARRAY[photo_a, photo_b]) FROM verdict WHERE property_id = %(property_id)s
+)
 ORDER BY uploaded_at, key, id;
 
 -- name: flags

@@ -23,6 +23,9 @@ DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
 EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
+MATCH_MANY_TASK = "dedup.match_many"
+MATCHES_A_TASK = 16
+"""Most photos of one match task: its last photo waits for the others, some milliseconds each."""
 
 _BROKER_SECONDS = 15.0
 """Longest wait for a broker to take a message, or to say that it has it."""
@@ -116,6 +119,7 @@ def _configuration() -> dict[str, Any]:
             EMBED_TASK: {"queue": EMBED},
             EMBED_MANY_TASK: {"queue": EMBED_BULK},
             MATCH_TASK: {"queue": MATCH},
+            MATCH_MANY_TASK: {"queue": MATCH},
         },
         "task_serializer": "json",
         "accept_content": ["json"],
@@ -183,6 +187,15 @@ def publish_embed_many(
     _publish(EMBED_MANY_TASK, EMBED_BULK, revisions=each, model_id=model_id, again=again)
 
 
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """A photo to be matched, and the correlation id of what is known of it so far."""
+
+    property_id: str
+    photo_id: int
+    correlation_id: str | None
+
+
 def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
     """Ask for a photo to be matched. To be called after its embedding has committed.
 
@@ -190,6 +203,21 @@ def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
         TransientError: the broker is away.
     """
     _publish(MATCH_TASK, queue, property_id=property_id, photo_id=photo_id)
+
+
+def publish_matches(wanted: Sequence[Match], queue: str = MATCH) -> None:
+    """Ask for photos to be matched, as many as are allowed by one message.
+
+    Raises:
+        TransientError: the broker is away; some of them may have been asked for.
+    """
+    for start in range(0, len(wanted), MATCHES_A_TASK):
+        part = wanted[start : start + MATCHES_A_TASK]
+        if len(part) == 1:
+            with logs.bound(correlation_id=part[0].correlation_id):
+                publish_match(part[0].property_id, part[0].photo_id, queue)
+        else:
+            _publish(MATCH_MANY_TASK, queue, photos=[dataclasses.astuple(one) for one in part])
 
 
 def _publish(task: str, queue: str, **arguments: object) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import embedders, health, isolation, logs, tasks
-from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
+from workers import embedders, health, isolation, logs, recording, tasks
+from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed
 
 log = structlog.get_logger()
 
@@ -30,7 +30,7 @@ class Worker:
     models: embedders.Embedders
     gate: isolation.Gate
     threads: concurrent.futures.Executor
-    match_queue: str
+    recorder: recording.Recorder
 
     def embed(self, photo: photos.Revision, *, again: str | None = None) -> bool:
         """One attempt at a photo, by all live models that it lacks; whether it is embedded now and is to be matched.
@@ -47,24 +47,11 @@ class Worker:
                 log.info("embed_in_hand")
                 return False
             with self.gate.together():
-                attempt = self._begin(photo, alone=False, again=again)
+                attempt = self.recorder.begin(photo, alone=False, again=again)
                 if attempt is None or attempt.embedded or not attempt.lost:
                     return self._finish(photo, attempt)
             with self.gate.alone():
-                return self._finish(photo, self._begin(photo, alone=True, again=again))
-
-    def _begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> photos.Attempt | None:
-        while True:
-            known, unfit = self.models.known, self.models.unfit
-            with self.database.transaction() as connection:
-                attempt = photos.begin_attempt(
-                    connection, photo, known=known, unfit=unfit, alone=alone, again=again
-                )
-                if attempt is not None:
-                    self.models.check_active(attempt.active)
-            if attempt is None or known.issuperset(attempt.lacking):
-                return attempt
-            self.models.learn(attempt.lacking)
+                return self._finish(photo, self.recorder.begin(photo, alone=True, again=again))
 
     def _finish(self, photo: photos.Revision, attempt: photos.Attempt | None) -> bool:
         if attempt is None:
@@ -122,13 +109,10 @@ class Worker:
                 if kept:
                     break
                 raise
-            with self.database.transaction() as connection:
-                width, height = sizes
-                stored = photos.store(
-                    connection,
-                    photo,
-                    photos.Embedded(embeddings, found.etag, width, height, len(found.data), sha256),
-                )
+            width, height = sizes
+            stored = self.recorder.store(
+                photo, photos.Embedded(embeddings, found.etag, width, height, len(found.data), sha256)
+            )
             kept, tried = stored.kept, tried | wanted
             # A model that was put on record since the attempt began: its backfill may not look at this photo again.
             self.models.learn(stored.lacking)
@@ -158,14 +142,15 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
+    models = embedders.prepare(config, base)
     _worker = Worker(
         config=config,
         database=base,
         s3=objects.client(config),
-        models=embedders.prepare(config, base),
+        models=models,
         gate=isolation.Gate(),
         threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
-        match_queue=MATCH_BULK if bulk else MATCH,
+        recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH),
     )
     tasks.prepare(config, base)
     log.info("embed_worker_ready")
@@ -186,7 +171,7 @@ def embed_photo(
     photo = photos.Revision(property_id, photo_id, revision)
     with health.process.working():
         if _worker.embed(photo, again=_since(again)):
-            publish_match(property_id, photo_id, _worker.match_queue)
+            _worker.recorder.publish_match(photo)
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.embed_many", **policy())
@@ -213,7 +198,7 @@ def _embed_one_of_many(photo: photos.Revision, again: str | None, ids: dict[str,
     with logs.bound(**ids, **dataclasses.asdict(photo)), health.process.working():
         try:
             if _worker.embed(photo, again=again):
-                publish_match(photo.property_id, photo.photo_id, _worker.match_queue)
+                _worker.recorder.publish_match(photo)
             health.process.succeeded(EMBED_TASK)
         except errors.TransientError as error:
             health.process.failed(EMBED_TASK, str(error))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from core import database, errors, photos
+from core import census, database, errors
 from workers import embedded
 
 SUFFIXES = frozenset(
@@ -98,7 +98,7 @@ def wait(stack: embedded.Stack, base: database.Database, expected: set[Content],
     while True:
         stack.check()
         with base.transaction() as connection:
-            live, settled = photos.census(connection)
+            live, settled = census.census(connection)
         done = len(settled & expected)
         report(done, len(expected))
         if done == len(expected) and live == expected:

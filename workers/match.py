@@ -6,9 +6,9 @@ import dataclasses
 
 import structlog
 
-from core import bundle, database, matching, models, registry, settings
-from workers import health, tasks
-from workers.app import app, policy
+from core import budgets, bundle, database, errors, matching, models, registry, settings
+from workers import health, logs, tasks
+from workers.app import MATCH, MATCH_BULK, MATCH_TASK, Match, app, policy, publish_matches
 
 log = structlog.get_logger()
 
@@ -32,6 +32,7 @@ def prepare(config: settings.Settings) -> Worker:
         ConfigurationError: DEDUP_BUNDLE is no live model of the database.
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
+    budgets.keep_freed()
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
@@ -50,6 +51,40 @@ def prepare(config: settings.Settings) -> Worker:
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.match", **policy())
 def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int) -> None:
     """Match one photo within its property and rewrite the property's flags."""
+    _match(property_id, photo_id)
+
+
+@app.task(base=tasks.PhotoTask, bind=True, name="dedup.match_many", **policy())
+def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]]) -> None:
+    """Match photos that were embedded together, one after the other; each one's fate is its own.
+
+    From the first one on that may work later, each goes on as a task of its own: what keeps one waiting, such as a
+    database that is away, must not keep this task longer than a broker waits for it.
+    """
+    wanted = [Match(*photo) for photo in photos]
+    for place, one in enumerate(wanted):
+        ids = dataclasses.asdict(one)
+        if one.correlation_id is None:
+            del ids["correlation_id"]
+        with logs.bound(**ids):
+            try:
+                _match(one.property_id, one.photo_id)
+                health.process.succeeded(MATCH_TASK)
+            except errors.TransientError as error:
+                health.process.failed(MATCH_TASK, str(error))
+                log.info("matches_put_off", photos=len(wanted) - place, error=str(error))
+                # After a retry on RabbitMQ the queue's name stands behind the seconds of the wait.
+                bulk = self.request.delivery_info["routing_key"].endswith(MATCH_BULK)
+                for other in wanted[place:]:
+                    publish_matches([other], MATCH_BULK if bulk else MATCH)
+                return
+            except Exception as error:
+                health.process.failed(MATCH_TASK, str(error))
+                # As when a task of its own fails: the photo stays unmatched, and the sweep goes on with it.
+                log.exception("match_failed")
+
+
+def _match(property_id: str, photo_id: int) -> None:
     with health.process.working():
         with _worker.database.transaction() as connection:
             pairs = matching.match(

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import rich.console
 import rich.progress
 
-from core import bundle, database, matching, photos, settings, weights
+from core import bundle, census, database, matching, settings, weights
 from workers import embedded, folders, report
 
 Bar = Callable[[str], rich.progress.Progress]
@@ -88,7 +88,7 @@ def run(folder: pathlib.Path, kind: str, model: Model, bar: Bar) -> Result:
             folders.wait(stack, base, contents, update)
         with base.transaction() as connection:
             flags = report.read(matching.flags(connection))
-            failures = photos.failures(connection)
+            failures = census.failures(connection)
         return Result(flags, failures, uploads, place)
 
 

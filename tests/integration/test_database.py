@@ -7,6 +7,7 @@ import pathlib
 import urllib.parse
 from collections.abc import Callable, Iterator
 
+import psycopg
 import pytest
 
 from core import database, errors, notifications
@@ -97,3 +98,18 @@ def test_a_question_and_a_listener_end(way: tuple[proxy.Proxy, str]) -> None:
         between.mend()
         assert listener.wait(5), "a new connection counts as a notification"
         assert not listener.wait(0.1)
+
+
+def test_a_connection_that_the_server_ended_just_now_is_not_given_out(
+    server: embedded_postgres.EmbeddedPostgres,
+) -> None:
+    base = database.Database(server.url(), pool_size=1)
+    with contextlib.closing(base):
+        with base.transaction() as connection:
+            ended = connection.info.backend_pid
+        with base.transaction() as connection:
+            assert connection.info.backend_pid == ended
+        with psycopg.connect(server.url(), autocommit=True) as other:
+            other.execute("SELECT pg_terminate_backend(%s, 60000)", [ended])
+        with base.transaction() as connection:
+            assert connection.info.backend_pid != ended

@@ -373,17 +373,18 @@ def store(shared_store: _Store) -> _Store:
 def worker(base: database.Database, store: _Store) -> embed.Worker:
     from concurrent import futures
 
-    from workers import isolation
+    from workers import isolation, recording
 
     ours = config()
+    known = embedders.prepare(ours, base)
     return embed.Worker(
         ours,
         base,
         store,
-        embedders.prepare(ours, base),
+        known,
         isolation.Gate(),
         futures.ThreadPoolExecutor(1),
-        "match",
+        recording.Recorder(base, known, "match"),
     )
 
 

@@ -1,0 +1,99 @@
+"""What an embed process puts on record and asks for: in one go for all photos that are ready at the same time.
+
+What fails or is left out together is done photo by photo, on the photo's own thread: whose fault it was shows then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import structlog
+
+from core import database, photo_batches, photos
+from workers import embedders, gathering, logs
+from workers.app import Match, publish_matches
+
+log = structlog.get_logger()
+
+_Beginning = tuple[photos.Revision, photo_batches.Beginning]
+_Embedded = tuple[photos.Revision, photos.Embedded]
+
+
+class Recorder:
+    """Writes for all threads of a process; thread-safe, to be made once."""
+
+    def __init__(self, base: database.Database, models: embedders.Embedders, match_queue: str) -> None:
+        """`models`: those that the process embeds by; `match_queue`: where matches are asked for."""
+        self._base = base
+        self._models = models
+        self._match_queue = match_queue
+        self._begins = gathering.Gatherer(self._begin_together)
+        self._stores = gathering.Gatherer(self._store_together)
+        self._matches = gathering.Gatherer(self._publish_together)
+
+    def begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> photos.Attempt | None:
+        """As `photos.begin_attempt`, after this process has learned all models that the photo lacks.
+
+        Raises:
+            TransientError: the database is away.
+            UnfitProcessError: this process lacks the active model's weights.
+        """
+        while True:
+            known, unfit = self._models.known, self._models.unfit
+            attempt = None
+            if not alone:
+                attempt = self._begins.do((photo, photo_batches.Beginning(known, unfit, again)))
+            if attempt is None:
+                with self._base.transaction() as connection:
+                    attempt = photos.begin_attempt(
+                        connection, photo, known=known, unfit=unfit, alone=alone, again=again
+                    )
+                    if attempt is not None:
+                        self._models.check_active(attempt.active)
+            if attempt is None or known.issuperset(attempt.lacking):
+                return attempt
+            self._models.learn(attempt.lacking)
+
+    def store(self, photo: photos.Revision, embedded: photos.Embedded) -> photos.Stored:
+        """As `photos.store`, committed.
+
+        Raises:
+            TransientError: the database is away.
+        """
+        stored = self._stores.do((photo, embedded))
+        if stored is None:
+            with self._base.transaction() as connection:
+                stored = photos.store(connection, photo, embedded)
+        return stored
+
+    def publish_match(self, photo: photos.Revision) -> None:
+        """Ask for the match of a photo whose embedding has been committed.
+
+        Raises:
+            TransientError: the broker is away.
+        """
+        self._matches.do(Match(photo.property_id, photo.photo_id, logs.correlation_id()))
+
+    def _begin_together(self, wanted: Sequence[_Beginning]) -> Sequence[photos.Attempt | None]:
+        try:
+            with self._base.transaction() as connection:
+                begun = photo_batches.begin_attempts(connection, dict(wanted))
+                for attempt in begun.values():
+                    self._models.check_active(attempt.active)
+        except Exception as error:  # noqa: BLE001 - raised again for the photo whose fault it was
+            log.info("not_begun_together", photos=len(wanted), error=str(error))
+            begun = {}
+        return [begun.get(photo) for photo, _ in wanted]
+
+    def _store_together(self, wanted: Sequence[_Embedded]) -> Sequence[photos.Stored | None]:
+        try:
+            with self._base.transaction() as connection:
+                stored = photo_batches.store(connection, dict(wanted))
+        except Exception as error:  # noqa: BLE001 - raised again for the photo whose fault it was
+            log.info("not_stored_together", photos=len(wanted), error=str(error))
+            stored = {}
+        return [stored.get(photo) for photo, _ in wanted]
+
+    def _publish_together(self, wanted: Sequence[Match]) -> Sequence[None]:
+        publish_matches(wanted, self._match_queue)
+        return [None] * len(wanted)
