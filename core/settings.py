@@ -228,7 +228,8 @@ class Settings(pydantic_settings.BaseSettings):
         600.0,
         gt=0,
         description="A process that has work in hand and ends none of it for so long, or whose loop stands still for "
-        "so long, is stuck; longer than the longest task.",
+        "so long, is stuck; longer than the longest task. One that gets none of the messages that wait for so long is "
+        "unwell.",
     )
     health_probe_seconds: float = pydantic.Field(
         10.0, gt=0, description="How often it looks whether database, broker and store answer."

@@ -290,11 +290,13 @@ def _tell_health(config: settings.Settings, *, store: bool) -> None:
 def _celery(queues: str, concurrency: int) -> None:
     from celery.worker import state
 
-    from workers import dead_letters, loop
+    from workers import dead_letters, loop, probes
     from workers.app import app as celery_app
 
+    config = settings.get()
     celery_app.steps["consumer"].add(loop.Loop)
-    dead_letters.prepare(settings.get())
+    dead_letters.prepare(config)
+    probes.watch_queues(config.broker_url, config, queues.split(","))
     # Threads: torch does not survive a fork, and the micro-batcher serves all tasks of its process.
     arguments = ["--pool", "threads", "--concurrency", str(concurrency), "--queues", queues]
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]

@@ -2,7 +2,8 @@
 
 `/livez` asks whether starting the process anew would help: its loop stands still, or it has work in hand and ends none
 of it. A database that is away makes no process unhealthy there, as none would be better off for a new start.
-`/healthz` asks whether all is well: the same, and what the process stands on answers, too.
+`/healthz` asks whether all is well: the same, what the process stands on answers, too, and messages that wait for it
+reach it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Monitor:
         self._threads: list[threading.Thread] = []
         self._away: dict[str, tuple[float, str]] = {}
         self._failing: dict[str, tuple[float, float, str]] = {}
+        self._took = self._began
+        self._waiting: dict[str, tuple[float, float, int]] = {}
         self.done = 0
 
     def ready(self) -> None:
@@ -73,6 +76,21 @@ class Monitor:
         """A loop stands still for a good reason, such as a broker that is away, until it turns again."""
         with self._lock:
             self._loops.pop(loop, None)
+
+    def took(self) -> None:
+        """A message came, or it is this process that lets them wait."""
+        with self._lock:
+            self._took = self._clock()
+
+    def waiting(self, queue: str, messages: int) -> None:
+        """How many messages a queue has to give to this process now; to be told again and again."""
+        with self._lock:
+            now = self._clock()
+            if not messages or not self._ready or any(self._in_hand.values()):
+                self._waiting.pop(queue, None)
+            else:
+                since, *_ = self._waiting.get(queue, (now,))
+                self._waiting[queue] = (since, now, messages)
 
     def needs(self, thread: threading.Thread) -> None:
         """Without this thread the process does nothing."""
@@ -140,6 +158,11 @@ class Monitor:
                 # After an outage the work may go to other processes; this one is idle then, and that is well.
                 if now - last <= seconds:
                     reasons.append(f"no {kind} has succeeded for {now - since:.0f} s: {why}")
+            for queue, (since, seen, messages) in sorted(self._waiting.items()):
+                # As of the last look: a broker that cannot be asked any more says nothing of us.
+                without = seen - max(since, self._took)
+                if without > seconds:
+                    reasons.append(f"{messages} messages wait in {queue}, and none came for {without:.0f} s")
         return reasons
 
 
@@ -233,8 +256,13 @@ def serve(
         ) from error
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     for part, probe in probes.items():
-        arguments = (part, probe, config.health_probe_seconds)
-        threading.Thread(target=_look, args=arguments, name=f"probe of {part}", daemon=True).start()
+        watch(part, probe, config.health_probe_seconds)
+
+
+def watch(part: str, probe: Probe, every_seconds: float) -> None:
+    """Look from here on, every so often, whether a part answers."""
+    arguments = (part, probe, every_seconds)
+    threading.Thread(target=_look, args=arguments, name=f"probe of {part}", daemon=True).start()
 
 
 def _look(part: str, probe: Probe, every_seconds: float) -> None:

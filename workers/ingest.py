@@ -52,6 +52,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
         """Called by kombu when the queue is there and messages can come."""
         del connection, channel, consumers
         health.process.back("events")
+        health.process.took()
         health.process.ready()
         log.info("ingest_ready", queue=self._queue.name)
 
@@ -90,6 +91,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
         while True:
             # Each attempt ends, so that it can be seen from outside that they go on.
             health.process.turned(_LOOP, _LONGEST_WAIT_SECONDS)
+            health.process.took()
             try:
                 with health.process.working("event"):
                     self.apply(message.body)
@@ -156,6 +158,7 @@ def run(config: settings.Settings) -> None:
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
     health.serve(config, {"database": probes.of_database(config)})
+    probes.watch_queues(config.events_url, config, [config.event_queue])
     with contextlib.closing(base):
         Ingest(config, base).run()
 

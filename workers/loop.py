@@ -20,6 +20,7 @@ class Loop(bootsteps.StartStopStep):
     def start(self, parent: Any) -> None:
         """The broker answers. From here on a timer of the loop, or the loop itself, tells that it turns."""
         health.process.back("broker")
+        health.process.took()
         health.process.turned(_NAME)
         health.process.ready()
         if parent.hub is not None:

@@ -1,14 +1,24 @@
-"""Does what a process stands on answer? Each probe is quick, and on a connection of its own."""
+"""Does what a process stands on answer, and do messages wait for it? Each probe has a connection of its own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import botocore.exceptions
+import structlog
+from celery.worker import state
 
 from core import database, errors, objects, settings
 from workers import health
 from workers.app import connection
 
+log = structlog.get_logger()
+
 _SECONDS = 5.0
+
+LOOKS = 5
+"""How often the queues are looked at in the time after which a process that got nothing is unwell."""
 
 
 def of_database(config: settings.Settings) -> health.Probe:
@@ -45,6 +55,43 @@ def of_broker(config: settings.Settings) -> health.Probe:
             opened.connect()
 
     return probe
+
+
+def watch_queues(url: str, config: settings.Settings, queues: Sequence[str]) -> None:
+    """See from here on whether messages wait in the queues that this process takes from, and it gets none.
+
+    A queue is looked at five times before that is told, and all must find messages: what passes through is no backlog.
+    """
+    if config.health_port is not None:
+        every_seconds = config.health_stuck_seconds / LOOKS
+        health.watch("queues", lambda: count(url, config, queues), every_seconds)
+
+
+def count(url: str, config: settings.Settings, queues: Sequence[str]) -> None:
+    """Tell health how many messages each queue could give out now: none in hand, none that waits for its time."""
+    if state.reserved_requests:
+        # What this process holds and has not begun, too, as by a rate limit, keeps it from taking more.
+        health.process.took()
+    try:
+        with connection(url, config, _SECONDS) as opened:
+            opened.connect()
+            channel = opened.channel()
+            found = {name: _ready(channel, name) for name in queues}
+    except Exception as error:  # noqa: BLE001 - each transport raises its own client's errors
+        # Not a part that is away: whether the broker is, the loop that takes messages knows better.
+        text = str(error).partition("\n")[0]
+        log.warning("queues_not_counted", error=f"{type(error).__name__}: {text}")
+        found = dict.fromkeys(queues, 0)
+    for name, messages in found.items():
+        health.process.waiting(name, messages)
+
+
+def _ready(channel: Any, queue: str) -> int:
+    metrics = getattr(channel, "pgmq", None)
+    if metrics is not None:
+        # kombu counts those in hand here, too.
+        return int(metrics.metrics(channel.canonical_queue_name(queue)).queue_visible_length)
+    return int(channel.queue_declare(queue=queue, passive=True).message_count)
 
 
 def _ask(url: str) -> None:

@@ -23,6 +23,7 @@ class Request(request.Request):
 
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
+        health.process.took()
         counted = (message.delivery_info or {}).get("pgmq_message") or {}
         self.request_dict["deliveries"] = counted.get("read_ct", 0)
 

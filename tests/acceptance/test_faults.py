@@ -229,6 +229,8 @@ def test_broker_killed(data_dir: pathlib.Path) -> None:
         acceptance.until(
             lambda: len(_logged(world, "embed", "task_retried")) >= 6, "the retries wait in the broker"
         )
+        queues = (*rabbitmq.TASK_QUEUES, world.system.stack.environment["DEDUP_EVENT_QUEUE"])
+        acceptance.until(lambda: node.remembers(queues), "the node has the queues on its disk")
         node.kill()
         world.until_told(["ingest"], "events away for")
         world.until_told(["embed", "match", "sweep"], "broker away for")

@@ -127,6 +127,10 @@ def run(broker_name: str, seed: int, minutes: float, say: Callable[[str], None])
         for name in _MORE:
             stack.start_worker(name, name.partition("-")[0])
         acceptance.until(lambda: "ingest_ready" in _log(stack, "ingest"), "ingest runs")
+        if node:
+            # As in an installation: queues are declared once, and nobody kills the node in that moment.
+            queues = (*rabbitmq.TASK_QUEUES, EVENTS)
+            acceptance.until(lambda: node.remembers(queues), "the queues are there", _PATIENCE_SECONDS)
         result = _soak(broker_name, seed, minutes, rng, system, broker, good, truth, say)
     if result.differences:
         say(f"the logs and the tables are kept in {folder}")

@@ -1,4 +1,9 @@
-"""A RabbitMQ node of the soak's own, that may be killed: the machine's may serve others."""
+"""A RabbitMQ node of the soak's own, that may be killed: the machine's may serve others.
+
+It must not be killed just after its queues were declared. RabbitMQ without rabbitmq/ra#443 (3.10) writes the name of a
+new quorum queue to the disk late; killed before, it takes the queue up as a new and empty one that never elects a
+leader. `Node.remembers` tells when that is over.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +15,22 @@ import socket
 import subprocess
 import time
 import uuid
+from collections.abc import Iterable
+
+from kombu.transport import native_delayed_delivery
+
+from workers import app
 
 SCRIPTS = pathlib.Path("/usr/lib/rabbitmq/bin")
 """Where the packages have the scripts that run under any user; those in the search path change to their own."""
 
 START_SECONDS = 120.0
 HOST = "127.0.0.1"
+TASK_QUEUES = (
+    *app.TASK_QUEUES,
+    *(native_delayed_delivery.level_name(level) for level in range(native_delayed_delivery.MAX_LEVEL + 1)),
+)
+"""The quorum queues that Celery workers declare: those of tasks, and those in which retries wait."""
 
 
 class Node:
@@ -29,11 +44,13 @@ class Node:
         self._folder = folder
         self._port, distribution_port = _free_ports(2)
         self._process: subprocess.Popen[bytes] | None = None
+        name = f"dedup-soak-{uuid.uuid4().hex[:8]}@localhost"
+        self._registry = folder / "mnesia" / name / "quorum" / name / "names.dets"
         self._environment = {
             **os.environ,
             # The cookie by which node and rabbitmqctl know each other is made in the home folder.
             "HOME": str(folder),
-            "RABBITMQ_NODENAME": f"dedup-soak-{uuid.uuid4().hex[:8]}@localhost",
+            "RABBITMQ_NODENAME": name,
             "RABBITMQ_NODE_IP_ADDRESS": HOST,
             "RABBITMQ_NODE_PORT": str(self._port),
             "RABBITMQ_DIST_PORT": str(distribution_port),
@@ -80,6 +97,13 @@ class Node:
                 text = (self._folder / "output").read_text(encoding="utf-8", errors="replace")
                 raise AssertionError(f"RabbitMQ does not start:\n{text[-2000:]}")
             time.sleep(0.2)
+
+    def remembers(self, queues: Iterable[str]) -> bool:
+        """Whether these quorum queues of the default virtual host would be found again after a kill now."""
+        registry = self._registry.read_bytes() if self._registry.exists() else b""
+        # Erlang atoms, each after its length: one name may begin like another.
+        names = (f"%2F_{queue}".encode() for queue in queues)
+        return all(bytes([len(name)]) + name in registry for name in names)
 
     def kill(self) -> None:
         """Kill it with all that it started; its disk is what remains."""
