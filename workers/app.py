@@ -208,6 +208,6 @@ def _publish(task: str, queue: str, **arguments: object) -> None:
             confirm_timeout=_BROKER_SECONDS,
         )
     except Exception as error:
-        metrics.PUBLISH_FAILURES.labels(queue).inc()
+        metrics.PUBLISH_FAILURES.inc()
         # Each transport raises its own client's errors; whatever it was, the photo is not to blame.
         raise errors.TransientError(f"Broker: {type(error).__name__}: {error}") from error

@@ -6,6 +6,7 @@ does not answer leaves its measures out and says so in `dedup_scrape_ok`; the ot
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import threading
 import wsgiref.types
@@ -21,6 +22,14 @@ from workers import health, metrics
 from workers.app import DEAD_LETTERS, TASK_QUEUES, connection
 
 log = structlog.get_logger()
+
+GPU = {
+    "dedup_gpu_memory_used_bytes": "Memory of the GPU in use, by whomever.",
+    "dedup_gpu_memory_total_bytes": "Memory of the GPU.",
+    "dedup_gpu_memory_reserved_bytes": "Memory of the GPU that this process holds.",
+    "dedup_gpu_utilisation_ratio": "Share of the last moments in which the GPU computed.",
+}
+"""What an embed worker on a GPU tells beside the others."""
 
 _SECONDS = 3.0
 """For each statement, and for each broker; Prometheus itself gives up after ten."""
@@ -108,7 +117,11 @@ def endpoints(
 def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
     prometheus_client.REGISTRY.register(Asked("database", lambda: _of_database(base)))
-    prometheus_client.REGISTRY.register(Asked("broker", lambda: _of_queues(config)))
+    tasks, events = (*TASK_QUEUES, DEAD_LETTERS), (config.event_queue,)
+    prometheus_client.REGISTRY.register(Asked("broker", lambda: _of_queues(config.broker_url, config, tasks)))
+    prometheus_client.REGISTRY.register(
+        Asked("events", lambda: _of_queues(config.events_url, config, events))
+    )
 
 
 def register_device(device: str) -> None:
@@ -171,26 +184,17 @@ def _of_database(base: database.Database) -> Iterator[prometheus.Metric]:
     yield models
 
 
-def _of_queues(config: settings.Settings) -> Iterator[prometheus.Metric]:
-    lengths = _lengths(config.broker_url, config, (*TASK_QUEUES, DEAD_LETTERS))
-    lengths |= _lengths(config.events_url, config, (config.event_queue,))
-    yield _gauge(
-        "dedup_queue_messages", "Messages that wait in a queue, without those in hand.", "queue", lengths
-    )
-
-
-def _lengths(url: str, config: settings.Settings, queues: Iterable[str]) -> dict[str, int]:
-    found: dict[str, int] = {}
+def _of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
+    lengths: dict[str, int] = {}
     with connection(url, config, _SECONDS) as opened:
         opened.ensure_connection(max_retries=1, timeout=_SECONDS)
         for name in queues:
             # A channel each: RabbitMQ closes the one on which a queue was asked for that is not there.
-            with opened.channel() as channel:
-                try:
-                    found[name] = channel.queue_declare(name, passive=True).message_count
-                except opened.channel_errors:
-                    continue
-    return found
+            with opened.channel() as channel, contextlib.suppress(*opened.channel_errors):
+                lengths[name] = channel.queue_declare(name, passive=True).message_count
+    yield _gauge(
+        "dedup_queue_messages", "Messages that wait in a queue, without those in hand.", "queue", lengths
+    )
 
 
 def _of_device(device: str) -> Iterator[prometheus.Metric]:
@@ -199,25 +203,15 @@ def _of_device(device: str) -> Iterator[prometheus.Metric]:
 
     chosen = torch.device(device)
     free, total = torch.cuda.mem_get_info(chosen)
-    for name, text, value in (
-        ("dedup_gpu_memory_used_bytes", "Memory of the GPU in use, by whomever.", total - free),
-        ("dedup_gpu_memory_total_bytes", "Memory of the GPU.", total),
-        (
-            "dedup_gpu_memory_reserved_bytes",
-            "Memory of the GPU that this process holds.",
-            torch.cuda.memory_reserved(chosen),
-        ),
-    ):
-        yield _gauge(name, text, "device", {device: value})
+    told: dict[str, float] = {
+        "dedup_gpu_memory_used_bytes": total - free,
+        "dedup_gpu_memory_total_bytes": total,
+        "dedup_gpu_memory_reserved_bytes": torch.cuda.memory_reserved(chosen),
+    }
     try:
-        busy = torch.cuda.utilization(chosen)
+        told["dedup_gpu_utilisation_ratio"] = torch.cuda.utilization(chosen) / 100
     except (pynvml.NVMLError, RuntimeError) as error:
         # Not told of a part of a GPU (MIG).
         log.debug("no_gpu_utilisation", error=str(error))
-        return
-    yield _gauge(
-        "dedup_gpu_utilisation_ratio",
-        "Share of the last moments in which the GPU computed.",
-        "device",
-        {device: busy / 100},
-    )
+    for name, value in told.items():
+        yield _gauge(name, GPU[name], "device", {device: value})

@@ -94,7 +94,7 @@ TASKS_PARKED = prometheus_client.Counter(
     "dedup_tasks_parked", "Task messages that this process put into the dead-letter queue (pgmq only)."
 )
 PUBLISH_FAILURES = prometheus_client.Counter(
-    "dedup_publish_failures", "Messages that the broker did not take.", ["queue"]
+    "dedup_publish_failures", "Messages that the broker did not take."
 )
 SWEPT = prometheus_client.Counter(
     "dedup_swept_photos", "Overdue photos that the sweep published again, by what they wait for.", ["step"]
@@ -148,6 +148,7 @@ for _outcome in ("pending", "removed", "ignored", "rejected"):
     EVENTS.labels(_outcome)
 for _change in ("added", "removed", "changed"):
     FLAGS.labels(_change)
+PHOTOS_FAILED.labels("killed_worker")
 for _step in ("embed", "match"):
     SWEPT.labels(_step)
 for _outcome in ("done", "put_off"):

@@ -6,7 +6,10 @@ import functools
 import urllib.request
 from collections.abc import Mapping
 
-from prometheus_client import parser
+from prometheus_client import Metric, parser
+
+from tests import monitoring
+from workers import collectors
 
 from . import pictures
 from . import system as acceptance
@@ -19,14 +22,18 @@ def scrape(system: acceptance.System) -> dict[str, Samples]:
     found: dict[str, Samples] = {}
     for process, url in system.stack.health_urls().items():
         acceptance.until(functools.partial(is_well, url), f"{process} is well")
-        with urllib.request.urlopen(url.replace("/healthz", "/metrics"), timeout=30) as answer:  # noqa: S310 - http
-            families = parser.text_string_to_metric_families(answer.read().decode())
-            found[process] = {
-                (sample.name, frozenset(sample.labels.items())): sample.value
-                for family in families
-                for sample in family.samples
-            }
+        found[process] = {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in families(url)
+            for sample in family.samples
+        }
     return found
+
+
+def families(url: str) -> list[Metric]:
+    """What a process tells, by the address of its health."""
+    with urllib.request.urlopen(url.replace("/healthz", "/metrics"), timeout=30) as answer:  # noqa: S310 - http
+        return list(parser.text_string_to_metric_families(answer.read().decode()))
 
 
 def is_well(url: str) -> bool:
@@ -102,6 +109,27 @@ def test_counts_equal_the_tables(system: acceptance.System, property_id: str) ->
     assert total(after, "dedup_model_info", model=model["id"], name=model["name"], status="active") == 1
 
 
+def test_what_alerts_and_dashboard_name_is_in_a_scrape(system: acceptance.System, property_id: str) -> None:
+    system.upload(property_id, "a.jpg", pictures.jpeg("bedroom"))
+    system.upload(property_id, "b.jpg", pictures.jpeg("bathroom"))
+    system.settle()
+    labels: dict[str, set[str]] = {}
+    for url in system.stack.health_urls().values():
+        for family in families(url):
+            # Of what is absent while all is well there is only the family.
+            labels.setdefault(family.name, set())
+            for sample in family.samples:
+                labels.setdefault(sample.name, set()).update(sample.labels)
+    named = {
+        selector for expression in monitoring.expressions() for selector in monitoring.selectors(expression)
+    }
+    missing = {name for name, _ in named if name not in labels} - monitoring.recorded()
+    assert missing == set(collectors.GPU), "all but those of a GPU, of which there is none here"
+    for name, chosen_by in named:
+        if labels.get(name):
+            assert chosen_by <= labels[name], name
+
+
 def test_every_process_tells_of_itself_and_only_the_sweep_of_what_all_share(
     system: acceptance.System,
 ) -> None:
@@ -119,6 +147,6 @@ def test_every_process_tells_of_itself_and_only_the_sweep_of_what_all_share(
         for (name, labels), value in scraped["sweep"].items()
         if name == "dedup_scrape_ok"
     }
-    assert ok == {"database": 1, "broker": 1}
+    assert ok == {"database": 1, "broker": 1, "events": 1}
     queues = {dict(labels)["queue"] for name, labels in scraped["sweep"] if name == "dedup_queue_messages"}
     assert {"embed", "match", "match.bulk", system.stack.store.queue} <= queues
