@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from core import database, errors, groups
+from core import database, errors, groups, observations
 
 log = structlog.get_logger()
 
@@ -91,9 +91,10 @@ def match(
     with connection.pipeline():
         for one in compared:
             one.write(connection, property_id, photo_id)
-        if whole:
-            database.execute(connection, "matched", **photo)
+        marked = database.execute(connection, "matched", **photo) if whole else None
         regroup(connection, property_id)
+    if marked is not None and (row := marked.fetchone()) is not None:
+        observations.tell(observations.PhotoMatched(row["age_seconds"]))
     return sum(len(one.kept) for one in compared)
 
 
@@ -127,6 +128,7 @@ def _compare(
     others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
     similarities = others @ vector[0]
     scores = decider.classifier.score(vector, others)
+    observations.tell(observations.PairsScored(own["model_id"], scores))
     kept, others_not = [], []
     for row, similarity, score in zip(found, similarities, scores, strict=True):
         if score < own["review_threshold"]:
@@ -183,9 +185,9 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         )
         for row in flagged
     }
-    changed = False
-    for photo_id in sorted(before.keys() - wanted.keys()):
-        changed = True
+    added, changed = 0, 0
+    removed = sorted(before.keys() - wanted.keys())
+    for photo_id in removed:
         gone = {"property_id": property_id, "photo_id": photo_id}
         database.execute(connection, "drop_flag", **gone)
         database.execute(connection, "append_change", **gone, duplicate_of=None, score=None, decided_by=None)
@@ -201,11 +203,12 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         }
         database.execute(connection, "store_flag", **row, model_id=model_id)
         if photo_id not in before or before[photo_id][0] != flag:
-            changed = True
+            added, changed = added + (photo_id not in before), changed + (photo_id in before)
             database.execute(connection, "append_change", **row)
     if any(row["applied_at"] is None for row in verdict_rows):
         database.execute(connection, "verdicts_applied", property_id=property_id)
-    if changed:
+    if added or removed or changed:
+        observations.tell(observations.FlagsChanged(added, len(removed), changed))
         # Commits that notify wait for each other in the whole cluster: only where there is something to tell.
         database.execute(connection, "notify_feed")
     return model_id

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pgvector
 
-from core import database, errors, events, matching
+from core import database, errors, events, matching, observations
 
 
 class Outcome(enum.Enum):
@@ -78,10 +78,22 @@ class Embedded:
 
 @dataclasses.dataclass(frozen=True)
 class Stored:
-    """What became of embeddings: whether they were kept, and which live models the photo lacks after that."""
+    """What became of embeddings: whether they were kept, and which live models the photo lacks after that.
+
+    `age_seconds`: since the photo's upload, by the database's clock.
+    """
 
     kept: bool
     lacking: tuple[str, ...] = ()
+    age_seconds: float = dataclasses.field(default=0.0, compare=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The answers to `write`, perhaps not there yet."""
+
+    marked: database.Cursor
+    lacking: database.Cursor
 
 
 def apply_event(connection: database.Connection, event: events.Event) -> Applied:
@@ -266,13 +278,15 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
         # Other bytes than those that people judged and that other models embedded, though no ETag had said so.
         for gone in ("drop_verdicts", "drop_embeddings", "drop_pairs"):
             database.execute(connection, gone, property_id=photo.property_id, photo_id=photo.photo_id)
-    return written(write(connection, photo, embedded, seen["etag"]))
+    stored = written(write(connection, photo, embedded, seen["etag"]))
+    observations.tell(observations.PhotoEmbedded(stored.age_seconds))
+    return stored
 
 
-def write(connection: database.Connection, photo: Revision, embedded: Embedded, etag: str) -> database.Cursor:
+def write(connection: database.Connection, photo: Revision, embedded: Embedded, etag: str) -> Written:
     """What `store` writes, its answer not waited for; `written` reads it. `etag` is the one on record."""
     ids = dataclasses.asdict(photo)
-    database.execute(
+    marked = database.execute(
         connection,
         "embedded",
         **ids,
@@ -287,14 +301,17 @@ def write(connection: database.Connection, photo: Revision, embedded: Embedded, 
     for model_id, embedding in sorted(embedded.embeddings.items()):
         vector = pgvector.HalfVector(embedding)
         database.execute(connection, "store_embedding", **ids, model_id=model_id, embedding=vector)
-    return database.execute(
+    lacking = database.execute(
         connection, "lacking_models", property_id=photo.property_id, photo_id=photo.photo_id
     )
+    return Written(marked, lacking)
 
 
-def written(cursor: database.Cursor) -> Stored:
+def written(answers: Written) -> Stored:
     """What `write` came to."""
-    return Stored(kept=True, lacking=tuple(row["id"] for row in cursor))
+    marked = answers.marked.fetchone()
+    age = marked["age_seconds"] if marked is not None else 0.0
+    return Stored(kept=True, lacking=tuple(row["id"] for row in answers.lacking), age_seconds=age)
 
 
 def excuse(connection: database.Connection, photo: Revision) -> None:
@@ -326,6 +343,7 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
     text = message.replace("\x00", "\\u0000")
     if database.execute(connection, "failed", **ids, reason=reason, message=text).fetchone():
         _forget(connection, photo.property_id, photo.photo_id)
+        observations.tell(observations.PhotoFailed(reason))
     else:
         # Embedded anew, and not for the better: what it had stays, and who waits for it sees that it was tried.
         database.execute(connection, "looked_at", **ids, reason=reason)
@@ -347,6 +365,7 @@ def park_lacking(
     ).fetchone():
         return False
     _forget(connection, photo.property_id, photo.photo_id)
+    observations.tell(observations.PhotoFailed("lacks_model"))
     return True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +13,7 @@ import celery
 import kombu
 
 from core import errors, photos, settings
-from workers import logs
+from workers import logs, metrics
 
 EMBED = "embed"
 EMBED_BULK = "embed.bulk"
@@ -26,6 +27,9 @@ MATCH_TASK = "dedup.match"
 MATCH_MANY_TASK = "dedup.match_many"
 MATCHES_A_TASK = 16
 """Most photos of one match task: its last photo waits for the others, some milliseconds each."""
+
+PUBLISHED_HEADER = "dedup-published-at"
+"""Header of a task's message: since when, in seconds of the time of day, it could have been begun."""
 
 _BROKER_SECONDS = 15.0
 """Longest wait for a broker to take a message, or to say that it has it."""
@@ -227,9 +231,11 @@ def _publish(task: str, queue: str, **arguments: object) -> None:
             kwargs=arguments,
             queue=queue,
             root_id=logs.correlation_id() or str(uuid.uuid4()),
+            headers={PUBLISHED_HEADER: time.time()},
             timeout=_BROKER_SECONDS,
             confirm_timeout=_BROKER_SECONDS,
         )
     except Exception as error:
+        metrics.PUBLISH_FAILURES.inc()
         # Each transport raises its own client's errors; whatever it was, the photo is not to blame.
         raise errors.TransientError(f"Broker: {type(error).__name__}: {error}") from error

@@ -166,7 +166,7 @@ def worker_embed(
         os.nice(processes.BULK_NICENESS)
     config = settings.get()
     _log(config, "bulk" if bulk else "embed")
-    _tell_health(config, store=True)
+    _tell_health(config, "bulk" if bulk else "embed", store=True)
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
 
@@ -185,7 +185,7 @@ def worker_match() -> None:
 
     config = settings.get()
     _log(config, "match")
-    _tell_health(config, store=False)
+    _tell_health(config, "match", store=False)
     match.prepare(config)
     # Its tasks take milliseconds, so a turn for each queue is priority enough.
     _celery(f"{MATCH},{MATCH_BULK}", config.match_concurrency)
@@ -279,12 +279,12 @@ def _log(config: settings.Settings, process: str) -> None:
     logs.configure(config.log_level, process, urls)
 
 
-def _tell_health(config: settings.Settings, *, store: bool) -> None:
+def _tell_health(config: settings.Settings, process: str, *, store: bool) -> None:
     """From the beginning on: loading a model takes a while, and waiting for a database may."""
-    from workers import health, probes
+    from workers import collectors, health, probes
 
     parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
-    health.serve(config, parts)
+    health.serve(config, parts, collectors.endpoints(config, process))
 
 
 def _celery(queues: str, concurrency: int) -> None:

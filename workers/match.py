@@ -7,7 +7,7 @@ import dataclasses
 import structlog
 
 from core import budgets, bundle, database, errors, matching, models, registry, settings
-from workers import health, logs, tasks
+from workers import health, logs, metrics, tasks
 from workers.app import MATCH, MATCH_BULK, MATCH_TASK, Match, app, policy, publish_matches
 
 log = structlog.get_logger()
@@ -86,7 +86,7 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
 
 def _match(property_id: str, photo_id: int) -> None:
     with health.process.working():
-        with _worker.database.transaction() as connection:
+        with metrics.stage("match"), _worker.database.transaction() as connection:
             pairs = matching.match(
                 connection, property_id, photo_id, _worker.bundles, _worker.config.match_neighbours
             )

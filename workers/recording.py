@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from core import database, photo_batches, photos
+from core import database, observations, photo_batches, photos
 from workers import embedders, gathering, logs
 from workers.app import Match, publish_matches
 
@@ -63,7 +63,9 @@ class Recorder:
         stored = self._stores.do((photo, embedded))
         if stored is None:
             with self._base.transaction() as connection:
-                stored = photos.store(connection, photo, embedded)
+                return photos.store(connection, photo, embedded)
+        # Here, not by the thread that stored it: this one knows whether the photo is of a backfill.
+        observations.tell(observations.PhotoEmbedded(stored.age_seconds))
         return stored
 
     def publish_match(self, photo: photos.Revision) -> None:

