@@ -10,6 +10,7 @@ from typing import Any
 
 import celery
 import kombu
+import kombu.transport
 
 from core import errors, photos, settings
 from workers import logs
@@ -23,6 +24,8 @@ DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
 EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
+
+kombu.transport.TRANSPORT_ALIASES.update(sqs="workers.transports:Sqs", pgmq="workers.transports:Pgmq")
 
 _BROKER_SECONDS = 15.0
 """Longest wait for a broker to take a message, or to say that it has it."""

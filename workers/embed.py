@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import embedders, health, isolation, logs, tasks
+from workers import embedders, health, isolation, logs, stopping, tasks
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -52,6 +52,12 @@ class Worker:
                     return self._finish(photo, attempt)
             with self.gate.alone():
                 return self._finish(photo, self._begin(photo, alone=True, again=again))
+
+    def give_back(self) -> None:
+        """Take back the attempts at what is in hand: the process ends by order and not because of a photo."""
+        for photo in self.gate.claimed():
+            with self.database.transaction() as connection:
+                photos.excuse(connection, photo)
 
     def _begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> photos.Attempt | None:
         while True:
@@ -168,6 +174,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         match_queue=MATCH_BULK if bulk else MATCH,
     )
     tasks.prepare(config, base)
+    stopping.process.gives_back(_worker.give_back)
     log.info("embed_worker_ready")
     return _worker
 

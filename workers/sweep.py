@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import health, logs, probes, regrouping, switching
+from workers import health, logs, probes, regrouping, stopping, switching
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -40,16 +40,19 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
             return
         health.serve(config, {"database": probes.of_database(config), "broker": probes.of_broker(config)})
         health.process.ready()
+        stopping.process.on_signals(config.stop_seconds)
         with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
             while True:
                 try:
-                    with health.process.working("sweep"):
+                    with stopping.process.in_hand(), health.process.working("sweep"):
                         sweep(config, base, switcher)
                 except errors.TransientError as error:
                     log.warning("sweep_put_off", error=str(error))
                     health.process.away("sweep", f"no round succeeded since; {error}")
                 else:
                     health.process.back("sweep")
+                if stopping.process.told:
+                    return
                 health.process.turned("sweep", every_seconds)
                 regrouping.attend(base, listener, every_seconds)
 
