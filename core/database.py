@@ -16,7 +16,7 @@ import psycopg
 import psycopg_pool
 from psycopg import rows
 
-from core import deadlines, errors
+from core import deadlines, errors, observations
 
 Row = dict[str, Any]
 Connection = psycopg.Connection[Row]
@@ -102,6 +102,8 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """One transaction: committed at the end of the block, rolled back if it raises.
 
+        What is observed in it is told after the commit.
+
         Raises:
             TransientError: the database is away, or asks to try again.
             ConfigurationError: it lacks a table, or the login the right to it.
@@ -109,6 +111,7 @@ class Database:
         try:
             self._pool.open()
             with (
+                observations.until_certain(),
                 self._pool.connection() as connection,
                 deadlines.process.limit(connection, 1.5 * self._statement_seconds),
             ):

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import structlog
 
-from core import database, errors, groups
+from core import database, errors, groups, observations
 
 log = structlog.get_logger()
 
@@ -80,7 +80,9 @@ def match(
         else:
             kept += _match_by(connection, property_id, photo_id, own, decider, neighbours)
     if whole:
-        database.execute(connection, "matched", **photo)
+        done = database.execute(connection, "matched", **photo).fetchone()
+        if done is not None:
+            observations.tell(observations.PhotoMatched(done["age_seconds"]))
     regroup(connection, property_id)
     return kept
 
@@ -108,6 +110,7 @@ def _match_by(
     others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
     similarities = others @ vector[0]
     scores = decider.classifier.score(vector, others)
+    observations.tell(observations.PairsScored(own["model_id"], scores))
     kept, others_not = [], []
     for row, similarity, score in zip(found, similarities, scores, strict=True):
         if score < own["review_threshold"]:
@@ -172,9 +175,9 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         )
         for row in flagged
     }
-    changed = False
-    for photo_id in sorted(before.keys() - wanted.keys()):
-        changed = True
+    added, changed = 0, 0
+    removed = sorted(before.keys() - wanted.keys())
+    for photo_id in removed:
         gone = {"property_id": property_id, "photo_id": photo_id}
         database.execute(connection, "drop_flag", **gone)
         database.execute(connection, "append_change", **gone, duplicate_of=None, score=None, decided_by=None)
@@ -190,11 +193,12 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         }
         database.execute(connection, "store_flag", **row, model_id=model_id)
         if photo_id not in before or before[photo_id][0] != flag:
-            changed = True
+            added, changed = added + (photo_id not in before), changed + (photo_id in before)
             database.execute(connection, "append_change", **row)
     if any(row["applied_at"] is None for row in verdict_rows):
         database.execute(connection, "verdicts_applied", property_id=property_id)
-    if changed:
+    if added or removed or changed:
+        observations.tell(observations.FlagsChanged(added, len(removed), changed))
         # Commits that notify wait for each other in the whole cluster: only where there is something to tell.
         database.execute(connection, "notify_feed")
     return model_id

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pgvector
 
-from core import database, errors, events, matching
+from core import database, errors, events, matching, observations
 
 
 class Outcome(enum.Enum):
@@ -250,7 +250,7 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
         # Other bytes than those that people judged and that other models embedded, though no ETag had said so.
         for gone in ("drop_verdicts", "drop_embeddings", "drop_pairs"):
             database.execute(connection, gone, property_id=photo.property_id, photo_id=photo.photo_id)
-    database.execute(
+    written = database.execute(
         connection,
         "embedded",
         **ids,
@@ -260,7 +260,9 @@ def store(connection: database.Connection, photo: Revision, embedded: Embedded) 
         height=embedded.height,
         bytes=embedded.bytes,
         sha256=embedded.sha256,
-    )
+    ).fetchone()
+    if written is not None:
+        observations.tell(observations.PhotoEmbedded(written["age_seconds"]))
     # In one order everywhere: the models' rows are locked one after the other.
     for model_id, embedding in sorted(embedded.embeddings.items()):
         vector = pgvector.HalfVector(embedding)
@@ -300,6 +302,7 @@ def fail(connection: database.Connection, photo: Revision, reason: str, message:
     text = message.replace("\x00", "\\u0000")
     if database.execute(connection, "failed", **ids, reason=reason, message=text).fetchone():
         _forget(connection, photo.property_id, photo.photo_id)
+        observations.tell(observations.PhotoFailed(reason))
     else:
         # Embedded anew, and not for the better: what it had stays, and who waits for it sees that it was tried.
         database.execute(connection, "looked_at", **ids, reason=reason)
@@ -321,6 +324,7 @@ def park_lacking(
     ).fetchone():
         return False
     _forget(connection, photo.property_id, photo.photo_id)
+    observations.tell(observations.PhotoFailed("lacks_model"))
     return True
 
 

@@ -101,7 +101,8 @@ FOR NO KEY UPDATE;
 UPDATE photo
 SET status = 'embedded', failure = NULL, failure_message = NULL, attempts = 0, postponed = 0, etag = %(etag)s, width = %(width)s,
     height = %(height)s, bytes = %(bytes)s, sha256 = %(sha256)s, matched_at = NULL, updated_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s;
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
 -- name: store_embedding
 -- Not of a model that was retired since: the lock makes whoever retires it wait, or this statement see it.
@@ -215,7 +216,8 @@ WHERE property_id = %(property_id)s AND model_id = %(model_id)s
 -- name: matched
 UPDATE photo
 SET matched_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded';
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded'
+RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
 -- name: duplicate_pairs
 SELECT pair.photo_a, pair.photo_b, pair.score
@@ -703,3 +705,35 @@ WHERE bucket = %(bucket)s AND key COLLATE "C" > %(after)s AND key COLLATE "C" <=
   AND starts_with(key, %(prefix)s) AND status <> 'removed'
 ORDER BY key COLLATE "C"
 LIMIT %(limit)s;
+
+-- name: monitor_unfinished
+-- Over all properties, by the small partial index.
+SELECT status, count(*) AS photos, count(*) FILTER (WHERE postponed > 0) AS postponed,
+    greatest(extract(epoch FROM now() - min(updated_at)), 0)::float8 AS oldest_seconds
+FROM (
+    SELECT status, postponed, updated_at
+    FROM photo
+    WHERE status = 'pending' OR (status = 'embedded' AND matched_at IS NULL)
+    ORDER BY updated_at
+    LIMIT %(limit)s
+) AS unfinished
+GROUP BY status;
+
+-- name: monitor_failed
+-- Over all properties, by the small partial index, whose order keeps the planner to it.
+SELECT failure AS reason, count(*) AS photos
+FROM (
+    SELECT coalesce(failure, 'unknown') AS failure FROM photo WHERE status = 'failed' ORDER BY property_id, id LIMIT %(limit)s
+) AS failed
+GROUP BY failure;
+
+-- name: monitor_photos
+-- Over all properties: only where they are few.
+SELECT status, count(*) AS photos FROM photo GROUP BY status;
+
+-- name: monitor_status
+-- Over all properties; it is explained and never run.
+SELECT FROM photo WHERE status = %(status)s;
+
+-- name: monitor_rejected
+SELECT count(*) AS rejected FROM (SELECT FROM rejected_event LIMIT %(limit)s) AS found;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import ssl
+import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ import kombu
 import kombu.transport
 
 from core import errors, photos, settings
-from workers import logs
+from workers import logs, metrics
 
 EMBED = "embed"
 EMBED_BULK = "embed.bulk"
@@ -24,6 +25,9 @@ DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
 EMBED_MANY_TASK = "dedup.embed_many"
 MATCH_TASK = "dedup.match"
+
+PUBLISHED_HEADER = "dedup-published-at"
+"""Header of a task's message: since when, in seconds of the time of day, it could have been begun."""
 
 kombu.transport.TRANSPORT_ALIASES.update(sqs="workers.transports:Sqs", pgmq="workers.transports:Pgmq")
 
@@ -202,9 +206,11 @@ def _publish(task: str, queue: str, **arguments: object) -> None:
             kwargs=arguments,
             queue=queue,
             root_id=logs.correlation_id() or str(uuid.uuid4()),
+            headers={PUBLISHED_HEADER: time.time()},
             timeout=_BROKER_SECONDS,
             confirm_timeout=_BROKER_SECONDS,
         )
     except Exception as error:
+        metrics.PUBLISH_FAILURES.labels(queue).inc()
         # Each transport raises its own client's errors; whatever it was, the photo is not to blame.
         raise errors.TransientError(f"Broker: {type(error).__name__}: {error}") from error

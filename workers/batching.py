@@ -12,11 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from core import errors
+from workers import metrics
 
 Pixels = npt.NDArray[np.uint8]
 Vectors = npt.NDArray[np.float32]
 _PATIENCE_SECONDS = 300.0
-_Item = tuple[Pixels, "concurrent.futures.Future[Vectors]"]
+_Item = tuple[Pixels, "concurrent.futures.Future[Vectors]", float]
 
 
 class Batcher:
@@ -67,7 +68,7 @@ class Batcher:
             PermanentError: ``not_finite``: the network gives no number for this picture.
         """
         future: concurrent.futures.Future[Vectors] = concurrent.futures.Future()
-        self._waiting.put((pixels, future))
+        self._waiting.put((pixels, future, time.perf_counter()))
         try:
             vector = future.result(_PATIENCE_SECONDS)
         except TimeoutError as error:
@@ -88,6 +89,10 @@ class Batcher:
 
     def _run(self) -> None:
         while batch := self._collected():
+            now = time.perf_counter()
+            metrics.BATCH_FILL.observe(len(batch) / self._batch_size)
+            for _, _, since in batch:
+                metrics.STAGE.labels("wait").observe(now - since)
             self._embed_together(batch)
 
     def _collected(self) -> list[_Item]:
@@ -111,7 +116,8 @@ class Batcher:
 
     def _embed_together(self, batch: list[_Item]) -> None:
         try:
-            vectors = self._embed(np.stack([pixels for pixels, _ in batch]))
+            with metrics.stage("forward"):
+                vectors = self._embed(np.stack([pixels for pixels, _, _ in batch]))
         except Exception as error:  # noqa: BLE001 - handed to whoever waits for it
             if len(batch) == 1:
                 batch[0][1].set_exception(error)
@@ -119,5 +125,5 @@ class Batcher:
             for item in batch:
                 self._embed_together([item])
             return
-        for (_, future), vector in zip(batch, vectors, strict=True):
+        for (_, future, _), vector in zip(batch, vectors, strict=True):
             future.set_result(vector)

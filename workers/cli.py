@@ -167,7 +167,7 @@ def worker_embed(
         os.nice(processes.BULK_NICENESS)
     config = settings.get()
     _log(config, "bulk" if bulk else "embed")
-    _begin_worker(config, store=True)
+    _begin_worker(config, "bulk" if bulk else "embed", store=True)
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
 
@@ -186,7 +186,7 @@ def worker_match() -> None:
 
     config = settings.get()
     _log(config, "match")
-    _begin_worker(config, store=False)
+    _begin_worker(config, "match", store=False)
     match.prepare(config)
     # Its tasks take milliseconds, so a turn for each queue is priority enough.
     _celery(f"{MATCH},{MATCH_BULK}", config.match_concurrency)
@@ -280,16 +280,16 @@ def _log(config: settings.Settings, process: str) -> None:
     logs.configure(config.log_level, process, urls)
 
 
-def _begin_worker(config: settings.Settings, *, store: bool) -> None:
+def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> None:
     """Tell how it is and end when told to, from the beginning on: loading a model takes a while."""
-    from workers import health, probes
+    from workers import collectors, health, probes
 
     # Until Celery has handlers of its own, when there is something in hand.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: _end(0))
 
     parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
-    health.serve(config, parts)
+    health.serve(config, parts, collectors.endpoints(config, process))
 
 
 def _celery(queues: str, concurrency: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import embedders, health, isolation, logs, stopping, tasks
+from workers import collectors, embedders, health, isolation, logs, metrics, stopping, tasks
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -79,6 +79,7 @@ class Worker:
         if attempt.embedded:
             return True
         if attempt.lost:
+            metrics.PHOTOS_LOST.inc()
             log.warning("photo_lost_its_worker", times=attempt.lost)
         try:
             if attempt.lost >= self.config.embed_max_losses:
@@ -100,19 +101,21 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        found = objects.fetch(
-            self.s3,
-            attempt.bucket,
-            attempt.key,
-            self.config.max_photo_bytes,
-            self.config.s3_fetch_timeout_seconds,
-        )
+        with metrics.stage("fetch"):
+            found = objects.fetch(
+                self.s3,
+                attempt.bucket,
+                attempt.key,
+                self.config.max_photo_bytes,
+                self.config.s3_fetch_timeout_seconds,
+            )
         sha256 = hashlib.sha256(found.data).hexdigest()
         sizes: tuple[int, int] = (0, 0)
 
         def decode(size: int) -> images.Pixels:
             nonlocal sizes
-            picture = images.decode(found.data, size=size, max_pixels=self.config.max_photo_pixels)
+            with metrics.stage("decode"):
+                picture = images.decode(found.data, size=size, max_pixels=self.config.max_photo_pixels)
             sizes = (picture.width, picture.height)
             return picture.pixels
 
@@ -128,7 +131,7 @@ class Worker:
                 if kept:
                     break
                 raise
-            with self.database.transaction() as connection:
+            with metrics.stage("write"), self.database.transaction() as connection:
                 width, height = sizes
                 stored = photos.store(
                     connection,
@@ -175,6 +178,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     )
     tasks.prepare(config, base)
     stopping.process.gives_back(_worker.give_back)
+    collectors.register_device(_worker.models.device)
     log.info("embed_worker_ready")
     return _worker
 
@@ -210,7 +214,7 @@ def embed_many(
         raise errors.TransientError(
             f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
         )
-    ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id()}
+    ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id(), "queue": EMBED_BULK}
     one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids)
     for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
         pass

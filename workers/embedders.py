@@ -77,6 +77,11 @@ class Embedders:
         self._lock = threading.Lock()
 
     @property
+    def device(self) -> str:
+        """torch's name of the device that they compute on."""
+        return self._device
+
+    @property
     def known(self) -> frozenset[str]:
         """Models that this process embeds by."""
         return frozenset(self._known)

@@ -93,6 +93,12 @@ class Monitor:
         if gone:
             log.info("part_back", part=part, seconds=round(self._clock() - gone[0], 1))
 
+    def parts_away(self) -> dict[str, float]:
+        """For how many seconds each part that does not answer has been away."""
+        with self._lock:
+            now = self._clock()
+            return {part: now - since for part, (since, _) in self._away.items()}
+
     def failed(self, kind: str, why: str) -> None:
         """A piece of work came to nothing; told as long as none of its kind succeeds and more of them fail."""
         with self._lock:

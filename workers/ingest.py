@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import json
 import time
 import uuid
@@ -16,7 +17,7 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers import health, logs, probes, stopping
+from workers import collectors, health, logs, metrics, probes, stopping
 from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
@@ -145,11 +146,16 @@ class Ingest(kombu.mixins.ConsumerMixin):
                 except errors.TransientError as error:
                     log.warning("event_not_published", error=str(error))
                     raise
+            metrics.EVENTS.labels(applied.outcome.value).inc()
+            delay = datetime.datetime.now(datetime.UTC) - event.occurred_at
+            metrics.EVENT_DELAY.observe(max(0.0, delay.total_seconds()))
             log.info("event_applied")
 
     def _reject(self, rejection: events.Rejection) -> None:
         with self._database.transaction() as connection:
             photos.reject(connection, rejection)
+        metrics.EVENTS.labels("rejected").inc()
+        metrics.EVENTS_REJECTED.labels(rejection.reason).inc()
         log.warning("event_rejected", reason=rejection.reason, error=rejection.message)
 
 
@@ -158,7 +164,7 @@ def run(config: settings.Settings) -> None:
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
-    health.serve(config, {"database": probes.of_database(config)})
+    health.serve(config, {"database": probes.of_database(config)}, collectors.endpoints(config, "ingest"))
     stopping.process.on_signals(config.stop_seconds)
     with contextlib.closing(base):
         Ingest(config, base).run()

@@ -7,7 +7,7 @@ import dataclasses
 import structlog
 
 from core import bundle, database, matching, models, registry, settings
-from workers import health, tasks
+from workers import health, metrics, tasks
 from workers.app import app, policy
 
 log = structlog.get_logger()
@@ -51,7 +51,7 @@ def prepare(config: settings.Settings) -> Worker:
 def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int) -> None:
     """Match one photo within its property and rewrite the property's flags."""
     with health.process.working():
-        with _worker.database.transaction() as connection:
+        with metrics.stage("match"), _worker.database.transaction() as connection:
             pairs = matching.match(
                 connection, property_id, photo_id, _worker.bundles, _worker.config.match_neighbours
             )

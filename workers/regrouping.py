@@ -11,6 +11,7 @@ import time
 import structlog
 
 from core import database, errors, notifications, verdicts
+from workers import metrics
 
 log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ def apply_waiting(base: database.Database) -> int:
                 raise
         else:
             applied += 1
+            metrics.VERDICTS_APPLIED.inc()
     if applied:
         log.info("verdicts_applied", properties=applied)
     return applied

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import health, logs, probes, regrouping, stopping, switching
+from workers import collectors, health, logs, metrics, probes, regrouping, stopping, switching
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -38,7 +38,8 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
         if every_seconds is None:
             sweep(config, base, switcher)
             return
-        health.serve(config, {"database": probes.of_database(config), "broker": probes.of_broker(config)})
+        parts = {"database": probes.of_database(config), "broker": probes.of_broker(config)}
+        health.serve(config, parts, collectors.endpoints(config, "sweep", shared=True))
         health.process.ready()
         stopping.process.on_signals(config.stop_seconds)
         with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
@@ -47,9 +48,11 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
                     with stopping.process.in_hand(), health.process.working("sweep"):
                         sweep(config, base, switcher)
                 except errors.TransientError as error:
+                    metrics.SWEEPS.labels("put_off").inc()
                     log.warning("sweep_put_off", error=str(error))
                     health.process.away("sweep", f"no round succeeded since; {error}")
                 else:
+                    metrics.SWEEPS.labels("done").inc()
                     health.process.back("sweep")
                 if stopping.process.told:
                     return
@@ -65,9 +68,11 @@ def sweep(config: settings.Settings, base: database.Database, switcher: switchin
     for item in embed:
         with _told(item.photo):
             publish_embed(item.photo, postponed=item.postponed)
+            metrics.SWEPT.labels("embed").inc()
     for photo in match:
         with _told(photo):
             publish_match(photo.property_id, photo.photo_id)
+            metrics.SWEPT.labels("match").inc()
     if embed or match:
         log.warning("overdue_published_again", embed=len(embed), match=len(match))
     switched = switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))

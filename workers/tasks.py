@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import Any
 
 import celery
@@ -11,9 +12,12 @@ from celery.worker import request, state
 from kombu.transport import native_delayed_delivery, virtual
 
 from core import database, errors, photos, settings
-from workers import dead_letters, health, logs, processes
+from workers import dead_letters, health, logs, metrics, processes
+from workers.app import PUBLISHED_HEADER, TASK_QUEUES
 
 _DELAYED_EXCHANGE = native_delayed_delivery.level_name(native_delayed_delivery.MAX_LEVEL)
+
+_BY_LENGTH = sorted(TASK_QUEUES, key=len, reverse=True)
 
 log = structlog.get_logger()
 
@@ -84,12 +88,25 @@ class PhotoTask(celery.Task):
         del args
         # Until the next task of this thread, so that what Celery itself says of this one carries them, too.
         logs.rebind(
-            task=self.name, task_id=task_id, correlation_id=self.request.root_id or task_id, **_ids(kwargs)
+            task=self.name,
+            task_id=task_id,
+            correlation_id=self.request.root_id or task_id,
+            queue=self.queue_of_request(),
+            **_ids(kwargs),
         )
+        published_at = (self.request.headers or {}).get(PUBLISHED_HEADER)
+        if published_at is not None:
+            metrics.waited(self.queue_of_request(), published_at)
         if getattr(self.request, "deliveries", 0) > self.most_deliveries:
             dead_letters.park(self.name, kwargs, task_id, self.request.delivery_info["routing_key"])
+            metrics.TASKS_PARKED.inc()
             log.error("task_parked", deliveries=self.request.deliveries)
             raise celery.exceptions.Reject("delivered too often", requeue=False)
+
+    def queue_of_request(self) -> str:
+        """The queue that the task in hand came by; a retry's routing key holds its delay before it."""
+        key = (self.request.delivery_info or {}).get("routing_key") or ""
+        return next((name for name in _BY_LENGTH if key == name or key.endswith(f".{name}")), "")
 
     def signature_from_request(
         self,
@@ -107,6 +124,9 @@ class PhotoTask(celery.Task):
         seconds = max(1, int(options.pop("countdown", None) or 0))
         options.pop("eta", None)
         again = super().signature_from_request(request, args, kwargs, queue, **options)
+        headers = again.options.get("headers")
+        if headers and PUBLISHED_HEADER in headers:
+            again.options["headers"] = {**headers, PUBLISHED_HEADER: time.time() + seconds}
         if self.app.conf.worker_detect_quorum_queues:
             came_by = again.options.pop("queue", None) or again.options["routing_key"]
             again.options["exchange"] = _DELAYED_EXCHANGE
@@ -119,6 +139,7 @@ class PhotoTask(celery.Task):
         """Called by Celery when the message of a retry is out."""
         del task_id, args, kwargs, einfo
         health.process.failed(self.name, str(exc))
+        metrics.TASK_RETRIES.labels(self.name).inc()
         log.warning("task_retried", retries=self.request.retries + 1, error=str(exc))
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
@@ -131,6 +152,7 @@ class PhotoTask(celery.Task):
         del task_id, args, einfo
         ids = _ids(kwargs)
         health.process.failed(self.name, str(exc))
+        metrics.TASK_FAILURES.labels(self.name).inc()
         log.error("task_gave_up", error=str(exc))
         if "revision" not in ids:
             return

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import celery
@@ -12,6 +13,7 @@ from celery.worker import state
 
 from core import database, errors
 from workers import health, processes, tasks
+from workers.app import PUBLISHED_HEADER
 
 IDS = {"property_id": "42", "photo_id": 7, "revision": 1}
 AWAY = "postgresql://nobody@127.0.0.1:1/nothing"
@@ -135,6 +137,39 @@ def test_on_quorum_queues_it_waits_in_those_of_celery(app: celery.Celery, queue:
         assert not {"countdown", "eta", "queue"} & set(again.options)
 
 
+@pytest.mark.parametrize("quorum", [True, False])
+def test_a_retry_is_due_when_its_wait_is_over(app: celery.Celery, quorum: bool) -> None:
+    app.conf.worker_detect_quorum_queues = quorum
+    request = _request("embed", "embed")
+    request.headers = {PUBLISHED_HEADER: 1000.0, "other": "kept"}
+    before = time.time()
+    again = _declare(app, _nothing).signature_from_request(request, countdown=60, retries=1)
+    headers = again.options["headers"]
+    assert before + 60 <= headers[PUBLISHED_HEADER] <= time.time() + 60
+    assert headers["other"] == "kept"
+
+
+@pytest.mark.parametrize(
+    ("key", "queue"),
+    [
+        ("embed", "embed"),
+        ("embed.bulk", "embed.bulk"),
+        (".".join("0" * 25 + "101") + ".match", "match"),
+        (".".join("0" * 25 + "101") + ".match.bulk", "match.bulk"),
+        ("", ""),
+    ],
+)
+def test_the_queue_that_a_task_came_by(app: celery.Celery, key: str, queue: str) -> None:
+    seen: list[Any] = []
+
+    def run(self: Any, **_: Any) -> None:
+        self.request.delivery_info = {"routing_key": key}
+        seen.append(self.queue_of_request())
+
+    _declare(app, run).apply(kwargs=IDS)
+    assert seen == [queue]
+
+
 def test_an_attempt_without_a_wait_still_waits_a_moment(app: celery.Celery) -> None:
     task = _declare(app, _nothing)
     assert task.signature_from_request(_request("embed", "embed"), countdown=0).options["DelaySeconds"] == 1
@@ -149,11 +184,12 @@ def test_the_next_task_of_a_thread_has_its_own_ids(app: celery.Celery) -> None:
     task = _declare(app, run)
     task.apply(kwargs=IDS, task_id="one")
     task.apply(kwargs={"property_id": "43", "photo_id": 8}, task_id="two")
-    assert seen[0] == {"task": "dedup.embed", "task_id": "one", "correlation_id": "one", **IDS}
+    assert seen[0] == {"task": "dedup.embed", "task_id": "one", "correlation_id": "one", "queue": "", **IDS}
     assert seen[1] == {
         "task": "dedup.embed",
         "task_id": "two",
         "correlation_id": "two",
+        "queue": "",
         "property_id": "43",
         "photo_id": 8,
     }

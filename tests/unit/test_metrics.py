@@ -1,0 +1,197 @@
+"""What a process measures of itself: the counters themselves, and what they look like in a scrape."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import socket
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import prometheus_client
+import pytest
+from prometheus_client import core as prometheus
+from prometheus_client import parser
+
+from core import errors, observations, settings
+from workers import collectors, health, logs, metrics
+
+Value = Callable[..., float]
+
+
+@pytest.fixture(autouse=True)
+def _listening(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(observations, "_listeners", [metrics.observe])
+
+
+@pytest.fixture
+def gained() -> Value:
+    """How much a sample has grown since the test began."""
+    registry = prometheus_client.REGISTRY
+    before = {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+
+    def gain(name: str, **labels: str) -> float:
+        now = registry.get_sample_value(name, labels)
+        assert now is not None, f"{name}{labels} is not measured"
+        return now - before.get((name, tuple(sorted(labels.items()))), 0.0)
+
+    return gain
+
+
+def test_what_core_tells_outside_of_a_transaction_counts_at_once(gained: Value) -> None:
+    observations.tell(observations.FlagsChanged(added=2, removed=1, changed=3))
+    observations.tell(observations.PhotoFailed("corrupt"))
+    assert [gained("dedup_flags_total", change=change) for change in ("added", "removed", "changed")] == [
+        2,
+        1,
+        3,
+    ]
+    assert gained("dedup_photos_failed_total", reason="corrupt") == 1
+
+
+def test_what_core_tells_in_a_transaction_counts_once_it_is_certain(gained: Value) -> None:
+    with observations.until_certain():
+        observations.tell(observations.FlagsChanged(1, 0, 0))
+        with observations.until_certain():
+            observations.tell(observations.FlagsChanged(0, 1, 0))
+            assert gained("dedup_flags_total", change="removed") == 0
+        # Another transaction of the same thread has committed; this one has not.
+        assert gained("dedup_flags_total", change="removed") == 1
+        assert gained("dedup_flags_total", change="added") == 0
+    assert gained("dedup_flags_total", change="added") == 1
+
+
+def test_what_was_rolled_back_never_counts(gained: Value) -> None:
+    def roll_back() -> None:
+        with observations.until_certain():
+            observations.tell(observations.FlagsChanged(5, 5, 5))
+            raise errors.TransientError("the connection was lost")
+
+    with pytest.raises(errors.TransientError):
+        roll_back()
+    observations.tell(observations.FlagsChanged(1, 0, 0))
+    assert gained("dedup_flags_total", change="added") == 1
+
+
+def test_live_uploads_and_backfills_are_told_apart_by_their_queue(gained: Value) -> None:
+    with logs.bound(queue="embed"):
+        observations.tell(observations.PhotoEmbedded(0.4))
+    with logs.bound(queue="match"):
+        observations.tell(observations.PhotoMatched(0.6))
+    for queue in ("embed.bulk", "match.bulk"):
+        with logs.bound(queue=queue):
+            observations.tell(observations.PhotoEmbedded(86_400 * 365))
+    assert gained("dedup_upload_to_embedded_seconds_count", lane="live") == 1
+    assert gained("dedup_upload_to_embedded_seconds_sum", lane="live") == pytest.approx(0.4)
+    assert gained("dedup_upload_to_flag_seconds_sum", lane="live") == pytest.approx(0.6)
+    assert gained("dedup_upload_to_embedded_seconds_count", lane="bulk") == 2
+
+
+def test_scores_are_kept_by_model(gained: Value) -> None:
+    scores = np.array([0.02, 0.5, 0.995], np.float32)
+    observations.tell(observations.PairsScored("0123456789abcdef", scores))
+    name, model = "dedup_pair_score", "0123456789abcdef"
+    assert gained(f"{name}_count", model=model) == 3
+    assert gained(f"{name}_bucket", model=model, le="0.05") == 1
+    assert gained(f"{name}_bucket", model=model, le="0.99") == 2
+
+
+def test_a_stage_that_fails_was_measured(gained: Value) -> None:
+    def fail() -> None:
+        with metrics.stage("fetch"):
+            raise errors.TransientError("503")
+
+    with pytest.raises(errors.TransientError):
+        fail()
+    assert gained("dedup_stage_seconds_count", stage="fetch") == 1
+
+
+def test_a_clock_that_is_ahead_gives_no_negative_wait(gained: Value) -> None:
+    metrics.waited("embed", 4e9)
+    assert gained("dedup_queue_wait_seconds_count", queue="embed") == 1
+    assert gained("dedup_queue_wait_seconds_sum", queue="embed") == 0
+
+
+def test_a_part_that_does_not_answer_leaves_out_its_own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def of_broker() -> Iterator[prometheus.Metric]:
+        asked.append("broker")
+        yield prometheus.GaugeMetricFamily("half", "told before the other half failed", value=1)
+        raise errors.TransientError("the connection was lost")
+
+    def of_database() -> Iterable[prometheus.Metric]:
+        asked.append("database")
+        return [prometheus.GaugeMetricFamily("whole", "all of it", value=2)]
+
+    registry = prometheus_client.CollectorRegistry()
+    for part, ask in {"broker": of_broker, "database": of_database}.items():
+        registry.register(collectors.Asked(part, ask))
+    assert asked == [], "nobody is asked before the first scrape"
+    monitor = health.Monitor()
+    monkeypatch.setattr(health, "process", monitor)
+
+    def told() -> dict[str, float]:
+        text = prometheus_client.generate_latest(registry).decode()
+        return {
+            f"{sample.name}{''.join(sample.labels.values())}": sample.value
+            for family in parser.text_string_to_metric_families(text)
+            for sample in family.samples
+        }
+
+    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 1, "whole": 2}
+    monitor.away("database", "refused")
+    asked.clear()
+    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 0}
+    assert asked == ["broker"], "one that is known to be away is not waited for"
+
+
+def test_health_as_numbers() -> None:
+    now = 1000.0
+    monitor = health.Monitor(lambda: now)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(collectors.Health(monitor, 60))
+    assert registry.get_sample_value("dedup_process_well") == 0, "it starts"
+    monitor.ready()
+    assert registry.get_sample_value("dedup_process_well") == 1
+    assert registry.get_sample_value("dedup_part_away_seconds", {"part": "store"}) is None
+    monitor.away("store", "503")
+    now += 5
+    assert registry.get_sample_value("dedup_part_away_seconds", {"part": "store"}) == 5
+    assert registry.get_sample_value("dedup_process_well") == 0
+    with monitor.working():
+        now += 61
+        assert registry.get_sample_value("dedup_process_stuck") == 1
+    assert registry.get_sample_value("dedup_process_stuck") == 0
+
+
+def test_a_scrape_over_http_can_be_read_and_says_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    config = settings.Settings(health_port=port, health_host="127.0.0.1")
+    health.serve(config, {}, collectors.endpoints(config, "match"))
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        told = list(parser.text_string_to_metric_families(answer.read().decode()))
+    samples = {sample.name: sample for family in told for sample in family.samples}
+    version = importlib.metadata.version("listing-dedup")
+    assert samples["dedup_build_info"].labels == {"version": version, "process": "match"}
+    assert {"dedup_process_stuck", "dedup_flags_total", "process_resident_memory_bytes"} <= set(samples)
+
+
+def test_names_are_as_prometheus_wants_them() -> None:
+    for family in prometheus_client.REGISTRY.collect():
+        if not family.name.startswith("dedup_"):
+            continue
+        assert family.documentation.endswith("."), family.name
+        if family.type == "histogram":
+            assert family.name.endswith(("_seconds", "_ratio", "_score")), family.name
+        for sample in family.samples:
+            if family.type == "counter":
+                assert sample.name == f"{family.name}_total"
+            assert not {"property_id", "photo_id", "property", "photo", "key"} & set(sample.labels)
+            assert not sample.name.endswith("_created")

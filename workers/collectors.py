@@ -1,0 +1,223 @@
+"""Measures that are taken when Prometheus asks: how this process is, and what only one kind of process is to ask.
+
+Database and broker are asked by the sweep alone, of which one runs; the GPU by the process that uses it. A part that
+does not answer leaves its measures out and says so in `dedup_scrape_ok`; the others are told all the same.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+import wsgiref.types
+from collections.abc import Callable, Iterable, Iterator
+
+import prometheus_client
+import structlog
+from prometheus_client import core as prometheus
+from prometheus_client import registry
+
+from core import database, monitoring, observations, settings
+from workers import health, metrics
+from workers.app import DEAD_LETTERS, TASK_QUEUES, connection
+
+log = structlog.get_logger()
+
+_SECONDS = 3.0
+"""For each statement, and for each broker; Prometheus itself gives up after ten."""
+
+
+class Asked(registry.Collector):
+    """Metrics of a part that is asked at each scrape, one scrape at a time."""
+
+    def __init__(self, part: str, ask: Callable[[], Iterable[prometheus.Metric]]) -> None:
+        self._part = part
+        self._ask = ask
+        self._lock = threading.Lock()
+
+    def describe(self) -> list[prometheus.Metric]:
+        """Nothing: asked at registration, a part that is away would keep the process from starting."""
+        return []
+
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """Called by the registry. What the part tells, and whether it did."""
+        answered = prometheus.GaugeMetricFamily(
+            "dedup_scrape_ok",
+            "Whether a part that is asked at each scrape answered (1) or not (0).",
+            labels=["part"],
+        )
+        # One that is known to be away would use up all the time that the scrape of the others has.
+        told: list[prometheus.Metric] | None = None
+        if self._part not in health.process.parts_away():
+            try:
+                with self._lock:
+                    told = list(self._ask())
+            except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
+                log.warning("scrape_incomplete", part=self._part, error=f"{type(error).__name__}: {error}")
+        answered.add_metric([self._part], float(told is not None))
+        yield answered
+        yield from told or []
+
+
+class Health(registry.Collector):
+    """What `/healthz` and `/livez` tell, as numbers."""
+
+    def __init__(self, monitor: health.Monitor, stuck_seconds: float) -> None:
+        self._monitor = monitor
+        self._stuck_seconds = stuck_seconds
+
+    def collect(self) -> Iterator[prometheus.Metric]:
+        """Called by the registry."""
+        yield prometheus.GaugeMetricFamily(
+            "dedup_process_well",
+            "Whether /healthz says that all is well.",
+            value=float(not self._monitor.unwell(self._stuck_seconds)),
+        )
+        yield prometheus.GaugeMetricFamily(
+            "dedup_process_stuck",
+            "Whether /livez says that the process ought to be started anew.",
+            value=float(bool(self._monitor.stuck(self._stuck_seconds))),
+        )
+        away = prometheus.GaugeMetricFamily(
+            "dedup_part_away_seconds",
+            "For how long a part has not answered; absent while it does.",
+            labels=["part"],
+        )
+        for part, seconds in self._monitor.parts_away().items():
+            away.add_metric([part], seconds)
+        yield away
+
+
+def endpoints(
+    config: settings.Settings, process: str, *, shared: bool = False
+) -> dict[str, wsgiref.types.WSGIApplication]:
+    """`/metrics`, for `health.serve`; from here on core is listened to. To be called once a process.
+
+    Args:
+        config: where database and broker are.
+        process: what kind of process this is.
+        shared: tell how database and broker stand, too. For one kind of process: many would all ask the same.
+    """
+    metrics.BUILD.info({"version": importlib.metadata.version("listing-dedup"), "process": process})
+    observations.listen(metrics.observe)
+    prometheus_client.REGISTRY.register(Health(health.process, config.health_stuck_seconds))
+    if shared:
+        _register_shared(config)
+    return {"/metrics": prometheus_client.make_wsgi_app()}
+
+
+def _register_shared(config: settings.Settings) -> None:
+    base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
+    prometheus_client.REGISTRY.register(Asked("database", lambda: _of_database(base)))
+    prometheus_client.REGISTRY.register(Asked("broker", lambda: _of_queues(config)))
+
+
+def register_device(device: str) -> None:
+    """Tell how a GPU is used; nothing on a CPU."""
+    if device.startswith("cuda"):
+        prometheus_client.REGISTRY.register(Asked("device", lambda: _of_device(device)))
+
+
+def _gauge(
+    name: str, text: str, label: str, values: dict[str, float] | dict[str, int]
+) -> prometheus.GaugeMetricFamily:
+    family = prometheus.GaugeMetricFamily(name, text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family
+
+
+def _of_database(base: database.Database) -> Iterator[prometheus.Metric]:
+    with base.transaction() as connection:
+        standing = monitoring.look(connection)
+    waiting = {"embed": standing.to_embed, "match": standing.to_match}
+    yield _gauge("dedup_photos", "Photos on record, by status.", "status", standing.photos)
+    yield prometheus.GaugeMetricFamily(
+        "dedup_photos_exact",
+        "Whether dedup_photos is counted (1) or estimated (0).",
+        value=float(standing.exact),
+    )
+    yield _gauge(
+        "dedup_photos_waiting",
+        f"Photos that wait for a step; together no more than {monitoring.COUNTED} are counted.",
+        "step",
+        {step: found.photos for step, found in waiting.items()},
+    )
+    yield _gauge(
+        "dedup_photos_waiting_oldest_seconds",
+        "Since anything last happened to the one that waits longest: its event, or the sweep.",
+        "step",
+        {step: found.oldest_seconds for step, found in waiting.items()},
+    )
+    yield prometheus.GaugeMetricFamily(
+        "dedup_photos_postponed",
+        "Photos that wait whose tasks have given up at least once.",
+        value=standing.to_embed.postponed,
+    )
+    yield _gauge(
+        "dedup_dead_photos",
+        f"Photos that are parked as failed, by reason; no more than {monitoring.COUNTED} are counted.",
+        "reason",
+        standing.failed,
+    )
+    yield prometheus.GaugeMetricFamily(
+        "dedup_rejected_events",
+        f"Events on record that were not understood; no more than {monitoring.COUNTED} are counted.",
+        value=standing.rejected,
+    )
+    models = prometheus.InfoMetricFamily("dedup_model", "The live models.")
+    for model in standing.models:
+        if model.status != "retired":
+            models.add_metric([], {"model": model.id, "name": model.name, "status": model.status})
+    yield models
+
+
+def _of_queues(config: settings.Settings) -> Iterator[prometheus.Metric]:
+    lengths = _lengths(config.broker_url, config, (*TASK_QUEUES, DEAD_LETTERS))
+    lengths |= _lengths(config.events_url, config, (config.event_queue,))
+    yield _gauge(
+        "dedup_queue_messages", "Messages that wait in a queue, without those in hand.", "queue", lengths
+    )
+
+
+def _lengths(url: str, config: settings.Settings, queues: Iterable[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    with connection(url, config, _SECONDS) as opened:
+        opened.ensure_connection(max_retries=1, timeout=_SECONDS)
+        for name in queues:
+            # A channel each: RabbitMQ closes the one on which a queue was asked for that is not there.
+            with opened.channel() as channel:
+                try:
+                    found[name] = channel.queue_declare(name, passive=True).message_count
+                except opened.channel_errors:
+                    continue
+    return found
+
+
+def _of_device(device: str) -> Iterator[prometheus.Metric]:
+    import pynvml
+    import torch
+
+    chosen = torch.device(device)
+    free, total = torch.cuda.mem_get_info(chosen)
+    for name, text, value in (
+        ("dedup_gpu_memory_used_bytes", "Memory of the GPU in use, by whomever.", total - free),
+        ("dedup_gpu_memory_total_bytes", "Memory of the GPU.", total),
+        (
+            "dedup_gpu_memory_reserved_bytes",
+            "Memory of the GPU that this process holds.",
+            torch.cuda.memory_reserved(chosen),
+        ),
+    ):
+        yield _gauge(name, text, "device", {device: value})
+    try:
+        busy = torch.cuda.utilization(chosen)
+    except (pynvml.NVMLError, RuntimeError) as error:
+        # Not told of a part of a GPU (MIG).
+        log.debug("no_gpu_utilisation", error=str(error))
+        return
+    yield _gauge(
+        "dedup_gpu_utilisation_ratio",
+        "Share of the last moments in which the GPU computed.",
+        "device",
+        {device: busy / 100},
+    )
