@@ -93,8 +93,8 @@ def match(
             one.write(connection, property_id, photo_id)
         marked = database.execute(connection, "matched", **photo) if whole else None
         regroup(connection, property_id)
-    if marked is not None and (row := marked.fetchone()) is not None:
-        observations.tell(observations.PhotoMatched(row["age_seconds"]))
+    if marked is not None and (done := marked.fetchone()) is not None:
+        observations.tell(observations.PhotoMatched(done["age_seconds"]))
     return sum(len(one.kept) for one in compared)
 
 

@@ -216,6 +216,14 @@ class Settings(pydantic_settings.BaseSettings):
         description="Most photos of a backfill that are published and not done; a stopped one publishes them again.",
     )
 
+    stop_seconds: float = pydantic.Field(
+        40.0,
+        gt=0,
+        description="A process that is told to stop (SIGTERM) takes nothing further and finishes what it has in hand; "
+        "what lasts longer than this is given back. At least 15 below the time after which it is killed "
+        "(`stop_grace_period`, `terminationGracePeriodSeconds`).",
+    )
+
     health_port: int | None = pydantic.Field(
         None, ge=1, le=65535, description="Port on which a process tells how it is; default: it does not."
     )

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from core import connection_urls, settings
+from workers import stopping
 
 ROOT = pathlib.Path(__file__).parents[1]
 COMPOSE = ROOT / "docker-compose.yml"
@@ -48,6 +49,13 @@ def known_settings() -> set[str]:
     names = {settings.PREFIX + name.upper() for name in settings.Settings.model_fields}
     files = {f"{settings.PREFIX}{name.upper()}{connection_urls.FILE_SUFFIX}" for name in settings.SECRETS}
     return names | files
+
+
+def least_grace_seconds(environment: Mapping[str, str]) -> float:
+    """How long a process with these settings must be given between being told to stop and being killed."""
+    given = environment.get("DEDUP_STOP_SECONDS", settings.Settings.model_fields["stop_seconds"].default)
+    # Work in hand is given back in two steps; the rest is for what comes before and after.
+    return float(given) + 2 * stopping.LAST_SECONDS + 5
 
 
 def dotenv_example() -> dict[str, str]:

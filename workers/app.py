@@ -11,6 +11,7 @@ from typing import Any
 
 import celery
 import kombu
+import kombu.transport
 
 from core import errors, photos, settings
 from workers import logs, metrics
@@ -30,6 +31,8 @@ MATCHES_A_TASK = 16
 
 PUBLISHED_HEADER = "dedup-published-at"
 """Header of a task's message: since when, in seconds of the time of day, it could have been begun."""
+
+kombu.transport.TRANSPORT_ALIASES.update(sqs="workers.transports:Sqs", pgmq="workers.transports:Pgmq")
 
 _BROKER_SECONDS = 15.0
 """Longest wait for a broker to take a message, or to say that it has it."""

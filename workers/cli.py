@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -166,7 +167,7 @@ def worker_embed(
         os.nice(processes.BULK_NICENESS)
     config = settings.get()
     _log(config, "bulk" if bulk else "embed")
-    _tell_health(config, "bulk" if bulk else "embed", store=True)
+    _begin_worker(config, "bulk" if bulk else "embed", store=True)
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
 
@@ -185,7 +186,7 @@ def worker_match() -> None:
 
     config = settings.get()
     _log(config, "match")
-    _tell_health(config, "match", store=False)
+    _begin_worker(config, "match", store=False)
     match.prepare(config)
     # Its tasks take milliseconds, so a turn for each queue is priority enough.
     _celery(f"{MATCH},{MATCH_BULK}", config.match_concurrency)
@@ -279,9 +280,13 @@ def _log(config: settings.Settings, process: str) -> None:
     logs.configure(config.log_level, process, urls)
 
 
-def _tell_health(config: settings.Settings, process: str, *, store: bool) -> None:
-    """From the beginning on: loading a model takes a while, and waiting for a database may."""
+def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> None:
+    """Tell how it is and end when told to, from the beginning on: loading a model takes a while."""
     from workers import collectors, health, probes
+
+    # Until Celery has handlers of its own, when there is something in hand.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: _end(0))
 
     parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
     health.serve(config, parts, collectors.endpoints(config, process))
@@ -302,13 +307,13 @@ def _celery(queues: str, concurrency: int) -> None:
     quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     try:
         celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
-    except SystemExit as end:
-        # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, in which
-        # a second signal would look like a crash.
-        _end(end.code if isinstance(end.code, int) else 1)
-    if state.should_stop:
         # Newer versions of click keep the exit code to themselves.
-        _end(state.should_stop)
+        code = state.should_stop or 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, on a busy machine
+    # many, in which a second signal would look like a crash.
+    _end(code)
 
 
 def _end(code: int) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import collectors, embedders, health, isolation, logs, metrics, recording, tasks
+from workers import collectors, embedders, health, isolation, logs, metrics, recording, stopping, tasks
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed
 
 log = structlog.get_logger()
@@ -52,6 +52,12 @@ class Worker:
                     return self._finish(photo, attempt)
             with self.gate.alone():
                 return self._finish(photo, self.recorder.begin(photo, alone=True, again=again))
+
+    def give_back(self) -> None:
+        """Take back the attempts at what is in hand: the process ends by order and not because of a photo."""
+        for photo in self.gate.claimed():
+            with self.database.transaction() as connection:
+                photos.excuse(connection, photo)
 
     def _finish(self, photo: photos.Revision, attempt: photos.Attempt | None) -> bool:
         if attempt is None:
@@ -157,6 +163,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH),
     )
     tasks.prepare(config, base)
+    stopping.process.gives_back(_worker.give_back)
     collectors.register_device(_worker.models.device)
     log.info("embed_worker_ready")
     return _worker

@@ -36,7 +36,11 @@ _WORKERS: dict[str, tuple[str, ...]] = {
 }
 # Not for a demo or a scan, which have nothing to fill in.
 _ON_DEMAND = {"bulk": ("worker", "embed", "--bulk")}
-_PATIENCE = {"DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60", "DEDUP_SWEEP_AFTER_SECONDS": "120"}
+_PATIENCE = {
+    "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60",
+    "DEDUP_SWEEP_AFTER_SECONDS": "120",
+    "DEDUP_STOP_SECONDS": "15",
+}
 _STOP_SECONDS = 30.0
 _RESTART_PAUSE_SECONDS = 1.0
 

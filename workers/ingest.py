@@ -17,7 +17,7 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers import collectors, health, logs, metrics, probes
+from workers import collectors, health, logs, metrics, probes, stopping
 from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
@@ -64,6 +64,8 @@ class Ingest(kombu.mixins.ConsumerMixin):
 
     def on_iteration(self) -> None:
         """Called by kombu about once a second, and after each message."""
+        if stopping.process.told:
+            raise SystemExit(0)
         health.process.turned(_LOOP)
         # A broker that stands still sends nothing, as one that has nothing to send; so it is asked. Its connection
         # has no heartbeat: while an event is held nobody would answer it, and the broker count that as a return.
@@ -86,16 +88,18 @@ class Ingest(kombu.mixins.ConsumerMixin):
     def on_message(self, message: kombu.Message) -> None:
         """Apply one message, then acknowledge it; while the database or broker is away, wait with it in hand.
 
-        It is not given back: brokers count that, and drop a message that came back too often.
+        It is not given back: brokers count that, and drop a message that came back too often. Only a process that is
+        told to stop takes no further one, and leaves those that it was given to the broker.
         """
         wait_seconds = _FIRST_WAIT_SECONDS
-        while True:
+        while not stopping.process.told:
             # Each attempt ends, so that it can be seen from outside that they go on.
             health.process.turned(_LOOP, _LONGEST_WAIT_SECONDS)
             health.process.took()
             try:
-                with health.process.working("event"):
+                with stopping.process.in_hand(), health.process.working("event"):
                     self.apply(message.body)
+                    message.ack()
             except errors.TransientError as error:
                 log.warning("ingest_waits", seconds=wait_seconds, error=str(error))
                 health.process.away("ingest", f"an event is held: {error}")
@@ -103,7 +107,6 @@ class Ingest(kombu.mixins.ConsumerMixin):
                 wait_seconds = min(2 * wait_seconds, _LONGEST_WAIT_SECONDS)
             else:
                 health.process.back("ingest")
-                message.ack()
                 return
 
     def apply(self, body: bytes | str) -> None:
@@ -165,6 +168,7 @@ def run(config: settings.Settings) -> None:
     )
     health.serve(config, {"database": probes.of_database(config)}, collectors.endpoints(config, "ingest"))
     probes.watch_queues(config.events_url, config, [config.event_queue])
+    stopping.process.on_signals(config.stop_seconds)
     with contextlib.closing(base):
         Ingest(config, base).run()
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 
-from core import errors
+from core import errors, photos
 
 _PATIENCE_SECONDS = 60.0
 
@@ -24,20 +24,25 @@ class Gate:
         self._together = 0
         self._alone = False
         self._waiting = 0
-        self._claimed: set[Hashable] = set()
+        self._claimed: set[photos.Revision] = set()
 
     @contextlib.contextmanager
-    def claim(self, name: Hashable) -> Iterator[bool]:
-        """Whether nobody else in this process has `name` in hand; it is ours for the block then."""
+    def claim(self, photo: photos.Revision) -> Iterator[bool]:
+        """Whether nobody else in this process has `photo` in hand; it is ours for the block then."""
         with self._changed:
-            free = name not in self._claimed
-            self._claimed.add(name)
+            free = photo not in self._claimed
+            self._claimed.add(photo)
         try:
             yield free
         finally:
             if free:
                 with self._changed:
-                    self._claimed.discard(name)
+                    self._claimed.discard(photo)
+
+    def claimed(self) -> list[photos.Revision]:
+        """What is in hand."""
+        with self._changed:
+            return list(self._claimed)
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

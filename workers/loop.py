@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from celery import bootsteps
+from celery.worker import state
 
-from workers import health
+from core import settings
+from workers import health, stopping
 
 _NAME = "consumer"
 _TURN_SECONDS = 1.0
@@ -23,6 +25,7 @@ class Loop(bootsteps.StartStopStep):
         health.process.took()
         health.process.turned(_NAME)
         health.process.ready()
+        stopping.process.watch(settings.get().stop_seconds, _ends)
         if parent.hub is not None:
             # Dropped by Celery with the connection.
             parent.timer.call_repeatedly(_TURN_SECONDS, health.process.turned, (_NAME,))
@@ -38,7 +41,15 @@ class Loop(bootsteps.StartStopStep):
         parent.perform_pending_operations = turn
 
     def stop(self, parent: Any) -> None:
-        """The connection is lost, or the worker ends."""
-        del parent
+        """The connection is lost, or the worker ends: then its tasks have a while to come to their end."""
         health.process.waits(_NAME)
-        health.process.away("broker", "the connection was lost")
+        if _ends():
+            stopping.process.told = True
+            stopping.process.gives_back(parent.connection.default_channel.close)
+        else:
+            health.process.away("broker", "the connection was lost")
+
+
+def _ends() -> bool:
+    # An exit code, which may be 0; None and False say that nobody asked for the end.
+    return any(code is not None and code is not False for code in (state.should_stop, state.should_terminate))

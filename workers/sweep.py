@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import collectors, health, logs, metrics, probes, regrouping, switching
+from workers import collectors, health, logs, metrics, probes, regrouping, stopping, switching
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -41,10 +41,11 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
         parts = {"database": probes.of_database(config), "broker": probes.of_broker(config)}
         health.serve(config, parts, collectors.endpoints(config, "sweep", shared=True))
         health.process.ready()
+        stopping.process.on_signals(config.stop_seconds)
         with notifications.Listener(config.database_url, verdicts.CHANNEL) as listener:
             while True:
                 try:
-                    with health.process.working("sweep"):
+                    with stopping.process.in_hand(), health.process.working("sweep"):
                         sweep(config, base, switcher)
                 except errors.TransientError as error:
                     metrics.SWEEPS.labels("put_off").inc()
@@ -53,6 +54,8 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
                 else:
                     metrics.SWEEPS.labels("done").inc()
                     health.process.back("sweep")
+                if stopping.process.told:
+                    return
                 health.process.turned("sweep", every_seconds)
                 regrouping.attend(base, listener, every_seconds)
 

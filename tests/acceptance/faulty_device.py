@@ -1,4 +1,4 @@
-"""`dedup`, except that the device is lost, or hangs, in a forward pass while a file says so."""
+"""`dedup`, except that the device is lost, hangs in a forward pass, or lacks the model, while a file says so."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 
 from core import embedding, images
 from core import fusing as core_fusing
-from workers import cli
+from workers import cli, embedders, processes
 
 FILE = "FAULTY_DEVICE_TEST_FILE"
-"""Environment variable: path of the file; it holds `lost` (once) or `hangs` (until it is gone)."""
+"""Environment variable: path of the file; it holds `lost` (once), `hangs` or `unfit` (until it is gone)."""
 
 _LOOK_SECONDS = 0.05
 
@@ -32,6 +32,13 @@ def main() -> None:
             threading.Event().wait(_LOOK_SECONDS)
         return embed(self, pixels)
 
+    def check_active(self: embedders.Embedders, model_id: str | None) -> None:
+        # Not at its start, when it would take no task at all.
+        late = threading.current_thread() is not threading.main_thread()
+        if late and file.exists() and file.read_text(encoding="ascii") == "unfit":
+            raise processes.UnfitProcessError(f"The active model {model_id}: its weights are missing.")
+
+    embedders.Embedders.check_active = check_active  # type: ignore[method-assign]
     embedding.Embedder.embed = faulty  # type: ignore[method-assign]
     cli.main()
 

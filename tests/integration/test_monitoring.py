@@ -147,7 +147,7 @@ def test_what_happens_is_told_after_its_commit(
     assert ages == [pytest.approx(row["age"], abs=60)] * 2
     told.clear()
     ledger.match(base, second)
-    scored, matched, flags = told
+    scored, flags, matched = told
     assert isinstance(scored, observations.PairsScored)
     assert (scored.model_id, scored.scores.tolist()) == (ledger.Bundle.id, pytest.approx([1.0]))
     assert isinstance(matched, observations.PhotoMatched)

@@ -87,7 +87,13 @@ def draw(folder: pathlib.Path) -> tuple[list[Content], Truth]:
         warnings.simplefilter("ignore", RuntimeWarning)
         backbone = embedding.Backbone(weights.load("untrained"))
     drawn = [content for seed in range(PLACES) for content in _views(seed)]
-    model = _small(folder, backbone, drawn)
+    return judged(drawn, backbone, _small(folder, backbone, drawn))
+
+
+def judged(
+    drawn: Sequence[Content], backbone: embedding.Backbone, model: bundle.Bundle
+) -> tuple[list[Content], Truth]:
+    """What a model says of contents that nothing disturbed, less those that score too near to a threshold."""
     embedder = embedding.Embedder(backbone, model.fusion)
     pixels = _pixels(drawn, model.input_size)
     parts = [embedder.embed(pixels[start : start + _BATCH]) for start in range(0, len(pixels), _BATCH)]

@@ -140,6 +140,13 @@ def test_every_service_is_confined_and_limited(compose: dict[str, Any]) -> None:
             assert ":" in service["image"], name
 
 
+def test_every_process_may_end_in_peace(compose: dict[str, Any]) -> None:
+    for name in OURS:
+        service = compose["services"][name]
+        grace = float(service["stop_grace_period"].removesuffix("s"))
+        assert grace >= deployment.least_grace_seconds(service["environment"]), name
+
+
 def test_the_gpu_is_reserved_for_the_profile_that_uses_it(compose: dict[str, Any]) -> None:
     reserved = {
         name: service["deploy"]["resources"]["reservations"]["devices"]

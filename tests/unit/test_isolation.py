@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
-from core import errors
+from core import errors, photos
 from workers import isolation
+
+A, B = (photos.Revision("42", number, 1) for number in (1, 2))
 
 
 def test_whoever_is_alone_has_nobody_beside() -> None:
@@ -66,7 +68,9 @@ def test_one_that_hangs_does_not_hold_up_all() -> None:
 
 def test_a_name_is_claimed_once_at_a_time() -> None:
     gate = isolation.Gate()
-    with gate.claim("a") as first, gate.claim("a") as second, gate.claim("b") as other:
+    with gate.claim(A) as first, gate.claim(A) as second, gate.claim(B) as other:
         assert (first, second, other) == (True, False, True)
-    with gate.claim("a") as again:
+        assert sorted(photo.photo_id for photo in gate.claimed()) == [1, 2]
+    assert gate.claimed() == []
+    with gate.claim(A) as again:
         assert again

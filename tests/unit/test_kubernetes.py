@@ -115,12 +115,15 @@ def test_every_pod_is_confined_and_limited() -> None:
 
 
 def test_every_deployment_is_probed_and_ends_in_peace() -> None:
-    port = int(of("ConfigMap")["listing-dedup-settings"]["data"]["DEDUP_HEALTH_PORT"])
+    given = of("ConfigMap")["listing-dedup-settings"]["data"]
+    port = int(given["DEDUP_HEALTH_PORT"])
     for name, deployed in of("Deployment").items():
         template = deployed["spec"]["template"]
         assert deployed["spec"]["selector"]["matchLabels"] == template["metadata"]["labels"], name
         assert template["metadata"]["labels"]["app.kubernetes.io/component"] == name
-        assert template["spec"]["terminationGracePeriodSeconds"] >= 30, name
+        assert template["spec"]["terminationGracePeriodSeconds"] >= deployment.least_grace_seconds(given), (
+            name
+        )
         (container,) = template["spec"]["containers"]
         assert container["ports"] == [{"name": "health", "containerPort": port}], name
         for probe, path in (
