@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import collectors, embedders, health, isolation, logs, metrics, tasks
+from workers import collectors, embedders, health, isolation, logs, metrics, tasks, traces
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -95,7 +95,7 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        with metrics.stage("fetch"):
+        with traces.stage("fetch"):
             found = objects.fetch(
                 self.s3,
                 attempt.bucket,
@@ -108,7 +108,7 @@ class Worker:
 
         def decode(size: int) -> images.Pixels:
             nonlocal sizes
-            with metrics.stage("decode"):
+            with traces.stage("decode"):
                 picture = images.decode(found.data, size=size, max_pixels=self.config.max_photo_pixels)
             sizes = (picture.width, picture.height)
             return picture.pixels
@@ -125,7 +125,7 @@ class Worker:
                 if kept:
                     break
                 raise
-            with metrics.stage("write"), self.database.transaction() as connection:
+            with traces.stage("write"), self.database.transaction() as connection:
                 width, height = sizes
                 stored = photos.store(
                     connection,
@@ -208,13 +208,16 @@ def embed_many(
             f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
         )
     ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id(), "queue": EMBED_BULK}
-    one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids)
+    one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids, carrier=traces.headers())
     for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
         pass
 
 
-def _embed_one_of_many(photo: photos.Revision, again: str | None, ids: dict[str, str | None]) -> None:
-    with logs.bound(**ids, **dataclasses.asdict(photo)), health.process.working():
+def _embed_one_of_many(
+    photo: photos.Revision, again: str | None, ids: dict[str, str | None], carrier: dict[str, str]
+) -> None:
+    own = dataclasses.asdict(photo)
+    with logs.bound(**ids, **own), traces.span("embed", carrier, **own), health.process.working():
         try:
             if _worker.embed(photo, again=again):
                 publish_match(photo.property_id, photo.photo_id, _worker.match_queue)

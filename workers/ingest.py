@@ -17,7 +17,7 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers import collectors, health, logs, metrics, probes
+from workers import collectors, health, logs, metrics, probes, traces
 from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
@@ -119,7 +119,8 @@ class Ingest(kombu.mixins.ConsumerMixin):
         rejections = list(notification.rejections)
         for event in notification.events:
             try:
-                with logs.bound(correlation_id=_correlation_id(event), property_id=event.property_id):
+                ids = {"correlation_id": _correlation_id(event), "property_id": event.property_id}
+                with logs.bound(**ids), traces.span("ingest", **ids):
                     self._apply_event(event)
             except errors.TransientError:
                 raise
