@@ -243,6 +243,12 @@ class Settings(pydantic_settings.BaseSettings):
         10.0, gt=0, description="How often it looks whether database, broker and store answer."
     )
 
+    traces_endpoint: str | None = pydantic.Field(
+        None,
+        description="OTLP/HTTP receiver of traces (http://127.0.0.1:4318/v1/traces); default: none are made. Needs the "
+        "extra `traces`.",
+    )
+
     data_dir: pathlib.Path = pydantic.Field(
         default_factory=_default_data_dir,
         description="Folder of the embedded stack (database and objects).",

@@ -14,7 +14,7 @@ import kombu
 import kombu.transport
 
 from core import errors, photos, settings
-from workers import logs, metrics
+from workers import logs, metrics, traces
 
 EMBED = "embed"
 EMBED_BULK = "embed.bulk"
@@ -234,7 +234,7 @@ def _publish(task: str, queue: str, **arguments: object) -> None:
             kwargs=arguments,
             queue=queue,
             root_id=logs.correlation_id() or str(uuid.uuid4()),
-            headers={PUBLISHED_HEADER: time.time()},
+            headers={PUBLISHED_HEADER: time.time(), **traces.headers()},
             timeout=_BROKER_SECONDS,
             confirm_timeout=_BROKER_SECONDS,
         )

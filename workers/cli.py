@@ -136,7 +136,7 @@ def ingest() -> None:
     from workers import ingest as ingest_worker
 
     config = settings.get()
-    _log(config, "ingest")
+    _begin(config, "ingest")
     ingest_worker.run(config)
 
 
@@ -150,7 +150,7 @@ def sweep(
     from workers import sweep as sweeper
 
     config = settings.get()
-    _log(config, "sweep")
+    _begin(config, "sweep")
     sweeper.run(config, every)
 
 
@@ -166,7 +166,7 @@ def worker_embed(
         # Before torch is imported: its threads inherit it.
         os.nice(processes.BULK_NICENESS)
     config = settings.get()
-    _log(config, "bulk" if bulk else "embed")
+    _begin(config, "bulk" if bulk else "embed")
     _begin_worker(config, "bulk" if bulk else "embed", store=True)
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
@@ -185,7 +185,7 @@ def worker_match() -> None:
     from workers.app import MATCH, MATCH_BULK
 
     config = settings.get()
-    _log(config, "match")
+    _begin(config, "match")
     _begin_worker(config, "match", store=False)
     match.prepare(config)
     # Its tasks take milliseconds, so a turn for each queue is priority enough.
@@ -275,9 +275,13 @@ def _addresses(stack: embedded.Stack) -> str:
     )
 
 
-def _log(config: settings.Settings, process: str) -> None:
+def _begin(config: settings.Settings, process: str) -> None:
+    """Logs and, where they are wanted, traces."""
+    from workers import traces
+
     urls = (config.database_url, config.migration_database_url, config.broker_url, config.event_broker_url)
     logs.configure(config.log_level, process, urls)
+    traces.start(config, process)
 
 
 def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> None:
@@ -317,6 +321,9 @@ def _celery(queues: str, concurrency: int) -> None:
 
 
 def _end(code: int) -> None:
+    from workers import traces
+
+    traces.stop()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -11,7 +11,18 @@ from typing import Any
 import structlog
 
 from core import database, errors, images, objects, photos, settings
-from workers import collectors, embedders, health, isolation, logs, metrics, recording, stopping, tasks
+from workers import (
+    collectors,
+    embedders,
+    health,
+    isolation,
+    logs,
+    metrics,
+    recording,
+    stopping,
+    tasks,
+    traces,
+)
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed
 
 log = structlog.get_logger()
@@ -88,7 +99,7 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        with metrics.stage("fetch"):
+        with traces.stage("fetch"):
             found = objects.fetch(
                 self.s3,
                 attempt.bucket,
@@ -101,7 +112,7 @@ class Worker:
 
         def decode(size: int) -> images.Pixels:
             nonlocal sizes
-            with metrics.stage("decode"):
+            with traces.stage("decode"):
                 picture = images.decode(found.data, size=size, max_pixels=self.config.max_photo_pixels)
             sizes = (picture.width, picture.height)
             return picture.pixels
@@ -119,7 +130,7 @@ class Worker:
                     break
                 raise
             width, height = sizes
-            with metrics.stage("write"):
+            with traces.stage("write"):
                 stored = self.recorder.store(
                     photo, photos.Embedded(embeddings, found.etag, width, height, len(found.data), sha256)
                 )
@@ -201,13 +212,16 @@ def embed_many(
             f"This worker lacks the backbone weights of model {model_id}; see DEDUP_BACKBONE_WEIGHTS."
         )
     ids = {"task_id": self.request.id, "correlation_id": logs.correlation_id(), "queue": EMBED_BULK}
-    one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids)
+    one = functools.partial(_embed_one_of_many, again=_since(again), ids=ids, carrier=traces.headers())
     for _ in _worker.threads.map(one, [photos.Revision(*revision) for revision in revisions]):
         pass
 
 
-def _embed_one_of_many(photo: photos.Revision, again: str | None, ids: dict[str, str | None]) -> None:
-    with logs.bound(**ids, **dataclasses.asdict(photo)), health.process.working():
+def _embed_one_of_many(
+    photo: photos.Revision, again: str | None, ids: dict[str, str | None], carrier: dict[str, str]
+) -> None:
+    own = dataclasses.asdict(photo)
+    with logs.bound(**ids, **own), traces.span("embed", carrier, **own), health.process.working():
         try:
             if _worker.embed(photo, again=again):
                 _worker.recorder.publish_match(photo)

@@ -29,7 +29,7 @@ from core import (
     settings,
     weights,
 )
-from workers import batching, health, processes
+from workers import batching, health, processes, traces
 
 log = structlog.get_logger()
 
@@ -44,7 +44,8 @@ class Pass:
 
     def embed(self, pixels: images.Pixels) -> dict[str, fusing.Vectors]:
         """(dims,) float32 by each of the models. Raises as the batcher does."""
-        together = self.batcher.embed(pixels)
+        with traces.span("forward"):
+            together = self.batcher.embed(pixels)
         result, start = {}, 0
         for item in self.models:
             result[item.id] = together[start : start + item.dims]

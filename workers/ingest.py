@@ -17,7 +17,7 @@ import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers import collectors, health, logs, metrics, probes, stopping
+from workers import collectors, health, logs, metrics, probes, stopping, traces
 from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
@@ -124,7 +124,8 @@ class Ingest(kombu.mixins.ConsumerMixin):
         rejections = list(notification.rejections)
         for event in notification.events:
             try:
-                with logs.bound(correlation_id=_correlation_id(event), property_id=event.property_id):
+                ids = {"correlation_id": _correlation_id(event), "property_id": event.property_id}
+                with logs.bound(**ids), traces.span("ingest", **ids):
                     self._apply_event(event)
             except errors.TransientError:
                 raise

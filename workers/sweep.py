@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import structlog
 
 from core import database, errors, notifications, photos, settings, verdicts
-from workers import collectors, health, logs, metrics, probes, regrouping, stopping, switching
+from workers import collectors, health, logs, metrics, probes, regrouping, stopping, switching, traces
 from workers.app import publish_embed, publish_match
 
 log = structlog.get_logger()
@@ -83,6 +83,7 @@ def sweep(config: settings.Settings, base: database.Database, switcher: switchin
 
 @contextlib.contextmanager
 def _told(photo: photos.Revision) -> Iterator[None]:
-    with logs.bound(correlation_id=str(uuid.uuid4()), **dataclasses.asdict(photo)):
+    ids = {"correlation_id": str(uuid.uuid4()), **dataclasses.asdict(photo)}
+    with logs.bound(**ids), traces.span("sweep", **ids):
         yield
         log.info("photo_published_again")

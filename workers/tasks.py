@@ -12,7 +12,7 @@ from celery.worker import request, state
 from kombu.transport import native_delayed_delivery, virtual
 
 from core import database, errors, photos, settings
-from workers import dead_letters, health, logs, metrics, processes
+from workers import dead_letters, health, logs, metrics, processes, traces
 from workers.app import PUBLISHED_HEADER, TASK_QUEUES
 
 _DELAYED_EXCHANGE = native_delayed_delivery.level_name(native_delayed_delivery.MAX_LEVEL)
@@ -75,8 +75,12 @@ class PhotoTask(celery.Task):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Called by Celery for the task's body. A process that is unfit gives its task back, and ends."""
+        name = self.name.removeprefix("dedup.")
         try:
-            return self.run(*args, **kwargs)
+            with traces.span(
+                name, self.request.headers, correlation_id=logs.correlation_id() or "", **_ids(kwargs)
+            ):
+                return self.run(*args, **kwargs)
         except processes.UnfitProcessError as error:
             log.critical("process_unfit", error=str(error))
             health.process.failed(self.name, str(error))

@@ -13,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import psycopg
 import pytest
 from PIL import Image
+from prometheus_client import parser
 
 from tests import deployment
 from tests.soak import rabbitmq
@@ -214,6 +216,7 @@ def test_every_command_runs_and_a_photo_goes_through_all(machine: Machine) -> No
                 lambda name=name, check=check: machine.run(name, check[2:]).returncode == 0,  # type: ignore[misc]
                 f"the health check of {name} succeeds",
             )
+        assert _measured_queues(machine) >= {"embed", "embed.bulk", "match", "match.bulk", "dedup-events"}
         _upload_and_tell(machine)
         acceptance.until(
             lambda: machine.ask("SELECT id FROM photo WHERE status = 'embedded' AND matched_at IS NOT NULL"),
@@ -270,6 +273,18 @@ def test_no_guest(machine: Machine) -> None:
 def _as_store(machine: Machine) -> kombu.Connection:
     """The connection that the store's own settings name."""
     return kombu.Connection(machine.environment("store")["RUSTFS_NOTIFY_AMQP_URL_PRIMARY"])
+
+
+def _measured_queues(machine: Machine) -> set[str]:
+    """The queues of RabbitMQ whose lengths the sweep tells Prometheus."""
+    url = f"http://127.0.0.1:{machine.ports['sweep']}/metrics"
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        families = list(parser.text_string_to_metric_families(answer.read().decode()))
+    samples = [sample for family in families for sample in family.samples]
+    assert {
+        sample.labels["part"]: sample.value for sample in samples if sample.name == "dedup_scrape_ok"
+    } == {"database": 1, "broker": 1, "events": 1}
+    return {sample.labels["queue"] for sample in samples if sample.name == "dedup_queue_messages"}
 
 
 def _upload_and_tell(machine: Machine) -> None:

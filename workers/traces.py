@@ -1,0 +1,96 @@
+"""Traces for OpenTelemetry: one from an upload's event through the queues to its flags. Off unless told where to.
+
+The context goes along in the messages' headers, as `traceparent` (W3C Trace Context). How much is sampled, further
+headers and attributes of the service are set by OpenTelemetry's own variables (`OTEL_TRACES_SAMPLER` …).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+from core import errors, settings
+from workers import metrics
+
+if TYPE_CHECKING:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+_NAME = "listing-dedup"
+
+_provider: TracerProvider | None = None
+_tracer: trace.Tracer | None = None
+
+
+def start(config: settings.Settings, process: str) -> None:
+    """Trace from here on, where the settings say so. `process`: what kind of process this is.
+
+    Raises:
+        ConfigurationError: the packages for it are not installed.
+    """
+    if config.traces_endpoint is None:
+        return
+    try:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise errors.ConfigurationError(
+            f"DEDUP_TRACES_ENDPOINT is set, and a package is missing ({error}): pip install 'listing-dedup[traces]'."
+        ) from error
+    provider = TracerProvider(resource=Resource.create({"service.name": f"{_NAME}-{process}"}))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.traces_endpoint)))
+    use(provider)
+
+
+def use(provider: TracerProvider) -> None:
+    """Trace by this provider from here on."""
+    global _provider, _tracer
+    _provider, _tracer = provider, provider.get_tracer(_NAME)
+
+
+def stop() -> None:
+    """Send what is left, and trace no more."""
+    global _provider, _tracer  # noqa: PLW0603 - a process has one
+    if _provider is not None:
+        _provider.shutdown()
+    _provider = _tracer = None
+
+
+@contextlib.contextmanager
+def span(name: str, carrier: Mapping[str, str] | None = None, /, **attributes: str | int) -> Iterator[None]:
+    """A span of the block, one that raised is marked as failed.
+
+    Args:
+        name: of what is done.
+        carrier: headers of the message that led to it; without, it belongs to the span around it in this thread.
+        attributes: of this one, without the prefix `dedup.`.
+    """
+    if _tracer is None:
+        yield
+        return
+    from opentelemetry.trace.propagation import tracecontext
+
+    context = tracecontext.TraceContextTextMapPropagator().extract(carrier) if carrier else None
+    named = {f"dedup.{key}": value for key, value in attributes.items()}
+    with _tracer.start_as_current_span(name, context=context, attributes=named):
+        yield
+
+
+def headers() -> dict[str, str]:
+    """What a message carries so that what it leads to belongs to the trace of this thread; empty without one."""
+    found: dict[str, str] = {}
+    if _tracer is not None:
+        from opentelemetry.trace.propagation import tracecontext
+
+        tracecontext.TraceContextTextMapPropagator().inject(found)
+    return found
+
+
+@contextlib.contextmanager
+def stage(name: str) -> Iterator[None]:
+    """A stage of a photo's way, measured and traced."""
+    with metrics.stage(name), span(name):
+        yield
