@@ -177,7 +177,7 @@ def publish_embed(
         TransientError: the broker is away.
     """
     further = {name: value for name, value in (("again", again), ("postponed", postponed)) if value}
-    _publish(EMBED_TASK, queue, **dataclasses.asdict(photo), **further)
+    _publish(EMBED_TASK, queue, traces.headers(), **dataclasses.asdict(photo), **further)
 
 
 def publish_embed_many(
@@ -191,16 +191,21 @@ def publish_embed_many(
         TransientError: the broker is away.
     """
     each = [dataclasses.astuple(photo) for photo in revisions]
-    _publish(EMBED_MANY_TASK, EMBED_BULK, revisions=each, model_id=model_id, again=again)
+    _publish(EMBED_MANY_TASK, EMBED_BULK, traces.headers(), revisions=each, model_id=model_id, again=again)
 
 
 @dataclasses.dataclass(frozen=True)
 class Match:
-    """A photo to be matched, and the correlation id of what is known of it so far."""
+    """A photo to be matched, with the correlation id and the trace (W3C `traceparent`) of what led to it."""
 
     property_id: str
     photo_id: int
     correlation_id: str | None
+    traceparent: str | None = None
+
+    def carrier(self) -> dict[str, str]:
+        """What `traces.span` takes."""
+        return {"traceparent": self.traceparent} if self.traceparent else {}
 
 
 def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
@@ -209,7 +214,7 @@ def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
     Raises:
         TransientError: the broker is away.
     """
-    _publish(MATCH_TASK, queue, property_id=property_id, photo_id=photo_id)
+    _publish(MATCH_TASK, queue, traces.headers(), property_id=property_id, photo_id=photo_id)
 
 
 def publish_matches(wanted: Sequence[Match], queue: str = MATCH) -> None:
@@ -221,20 +226,21 @@ def publish_matches(wanted: Sequence[Match], queue: str = MATCH) -> None:
     for start in range(0, len(wanted), MATCHES_A_TASK):
         part = wanted[start : start + MATCHES_A_TASK]
         if len(part) == 1:
-            with logs.bound(correlation_id=part[0].correlation_id):
-                publish_match(part[0].property_id, part[0].photo_id, queue)
+            (one,) = part
+            with logs.bound(correlation_id=one.correlation_id):
+                _publish(MATCH_TASK, queue, one.carrier(), property_id=one.property_id, photo_id=one.photo_id)
         else:
-            _publish(MATCH_MANY_TASK, queue, photos=[dataclasses.astuple(one) for one in part])
+            _publish(MATCH_MANY_TASK, queue, {}, photos=[dataclasses.astuple(one) for one in part])
 
 
-def _publish(task: str, queue: str, **arguments: object) -> None:
+def _publish(task: str, queue: str, carrier: dict[str, str], /, **arguments: object) -> None:
     try:
         app.send_task(
             task,
             kwargs=arguments,
             queue=queue,
             root_id=logs.correlation_id() or str(uuid.uuid4()),
-            headers={PUBLISHED_HEADER: time.time(), **traces.headers()},
+            headers={PUBLISHED_HEADER: time.time(), **carrier},
             timeout=_BROKER_SECONDS,
             confirm_timeout=_BROKER_SECONDS,
         )

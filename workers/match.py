@@ -7,7 +7,7 @@ import dataclasses
 import structlog
 
 from core import budgets, bundle, database, errors, matching, models, registry, settings
-from workers import health, logs, metrics, tasks
+from workers import health, logs, metrics, tasks, traces
 from workers.app import MATCH, MATCH_BULK, MATCH_TASK, Match, app, policy, publish_matches
 
 log = structlog.get_logger()
@@ -63,10 +63,10 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
     """
     wanted = [Match(*photo) for photo in photos]
     for place, one in enumerate(wanted):
-        ids = dataclasses.asdict(one)
-        if one.correlation_id is None:
-            del ids["correlation_id"]
-        with logs.bound(**ids):
+        own: dict[str, str | int] = {"property_id": one.property_id, "photo_id": one.photo_id}
+        if one.correlation_id is not None:
+            own["correlation_id"] = one.correlation_id
+        with logs.bound(**own), traces.span("match", one.carrier(), **own):
             try:
                 _match(one.property_id, one.photo_id)
                 health.process.succeeded(MATCH_TASK)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import structlog
 
 from core import database, observations, photo_batches, photos
-from workers import embedders, gathering, logs
+from workers import embedders, gathering, logs, traces
 from workers.app import Match, publish_matches
 
 log = structlog.get_logger()
@@ -74,7 +74,8 @@ class Recorder:
         Raises:
             TransientError: the broker is away.
         """
-        self._matches.do(Match(photo.property_id, photo.photo_id, logs.correlation_id()))
+        traceparent = traces.headers().get("traceparent")
+        self._matches.do(Match(photo.property_id, photo.photo_id, logs.correlation_id(), traceparent))
 
     def _begin_together(self, wanted: Sequence[_Beginning]) -> Sequence[photos.Attempt | None]:
         try:
