@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from core import database, errors, images, objects, photos, settings
+from core import database, embedding, errors, images, objects, photos, settings
 from workers import embedders, health, isolation, logs, recording, tasks
 from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed
 
@@ -31,6 +31,7 @@ class Worker:
     gate: isolation.Gate
     threads: concurrent.futures.Executor
     recorder: recording.Recorder
+    in_flight: int
 
     def embed(self, photo: photos.Revision, *, again: str | None = None) -> bool:
         """One attempt at a photo, by all live models that it lacks; whether it is embedded now and is to be matched.
@@ -81,13 +82,16 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        found = objects.fetch(
+        with objects.fetched(
             self.s3,
             attempt.bucket,
             attempt.key,
             self.config.max_photo_bytes,
             self.config.s3_fetch_timeout_seconds,
-        )
+        ) as found:
+            return self._embed_fetched(photo, attempt, found)
+
+    def _embed_fetched(self, photo: photos.Revision, attempt: photos.Attempt, found: objects.Object) -> bool:
         sha256 = hashlib.sha256(found.data).hexdigest()
         sizes: tuple[int, int] = (0, 0)
 
@@ -142,18 +146,22 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
+    in_flight = embedding.photos_in_flight(
+        config.embed_concurrency, embedding.choose_device(config.device), config.embed_batch_size
+    )
     models = embedders.prepare(config, base)
     _worker = Worker(
         config=config,
         database=base,
-        s3=objects.client(config),
+        s3=objects.client(config, in_flight),
         models=models,
         gate=isolation.Gate(),
-        threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
+        threads=concurrent.futures.ThreadPoolExecutor(in_flight, "photos"),
         recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH),
+        in_flight=in_flight,
     )
     tasks.prepare(config, base)
-    log.info("embed_worker_ready")
+    log.info("embed_worker_ready", in_flight=in_flight)
     return _worker
 
 
