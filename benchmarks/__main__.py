@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks import backfill, decode, forward, memory, notify, pipeline
+from benchmarks import backfill, decode, end_to_end, forward, match, memory, notify, peers, pipeline
 
 if __name__ == "__main__":
     forward.main()
     decode.main()
     pipeline.main()
+    match.main()
     memory.main()
+    end_to_end.main()
     notify.main()
     backfill.main()
+    # The one that needs trained weights: DEDUP_BACKBONE_WEIGHTS.
+    peers.main()

@@ -108,6 +108,7 @@ class ListingDedup:
         self._streams = embedding.share_cores(None, device)
         backbone = embedding.Backbone(source, device)
         self._batch_size = backbone.batch_size
+        self._in_flight = embedding.photos_in_flight(None, device)
         self.bundle = bundle.for_backbone(backbone.weights_sha256)
         self._embedder = embedding.Embedder(backbone, self.bundle.fusion)
         self._config = settings.Settings()
@@ -119,7 +120,7 @@ class ListingDedup:
             self._embedder.embed, self._batch_size, config.embed_batch_wait_seconds, self._streams
         )
         files = sorted(folder.iterdir())
-        with concurrent.futures.ThreadPoolExecutor(config.embed_concurrency) as pool:
+        with concurrent.futures.ThreadPoolExecutor(self._in_flight) as pool:
             vectors = list(pool.map(lambda file: batcher.embed(self._pixels(file)), files))
         batcher.close()
         return {

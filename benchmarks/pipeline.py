@@ -16,11 +16,10 @@ import os
 import numpy as np
 
 from benchmarks import forward, pictures, results, speed
-from core import bundle, embedding, images, settings
+from core import bundle, embedding, images
 from workers import batching
 
 SIZES = ((1280, 853), (1440, 1080), (1632, 1224))
-GPU_IN_FLIGHT = 192
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     count = (1024 if on_gpu else 32) * (1 if options.quick else 4)
     many = [photos[number % len(photos)] for number in range(count)]
     one = np.ascontiguousarray(pixels[np.arange(batch) % len(pixels)])
-    in_flight = GPU_IN_FLIGHT if on_gpu else settings.Settings.model_fields["embed_concurrency"].default
+    in_flight = embedding.photos_in_flight(None, device)
     cores = os.cpu_count() or 1
     batcher = batching.Batcher(embedder.embed, batch, 0.0, streams)
     with (

@@ -73,7 +73,7 @@ class Backbone:
     @property
     def batch_size(self) -> int:
         """Photos of a pass at which this device gives about the most a second."""
-        return 64 if self.device.type == "cuda" else 8
+        return _batch_size(self.device.type)
 
     def _fuse(self) -> None:
         try:
@@ -224,6 +224,24 @@ def choose_device(wanted: str) -> str:
             f"DEDUP_DEVICE={wanted} cannot be used here ({error}); set DEDUP_DEVICE=auto or cpu."
         ) from error
     return wanted
+
+
+def _batch_size(device: str) -> int:
+    return 64 if device.startswith("cuda") else 8
+
+
+def photos_in_flight(wanted: int | None, device: str, batch_size: int | None = None) -> int:
+    """How many photos an embed worker fetches, decodes and embeds at a time, each in a thread.
+
+    Args:
+        wanted: so many; None for 16 on a CPU. A GPU is done with a batch before the next one is decoded, if that one is
+            not gathered meanwhile: there, for three batches, at most 512.
+        device: torch's name of the device.
+        batch_size: most photos in a forward pass; None for the device's own.
+    """
+    if wanted is not None:
+        return wanted
+    return min(512, 3 * (batch_size or _batch_size(device))) if device.startswith("cuda") else 16
 
 
 def share_cores(streams: int | None, device: str) -> int:

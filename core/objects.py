@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import boto3
@@ -11,9 +13,13 @@ import botocore.config
 import botocore.exceptions
 import urllib3.exceptions
 
-from core import errors, settings
+from core import budgets, errors, settings
 
 FETCH_SECONDS = 60.0
+FETCHED_BYTES = 250_000_000
+"""Memory that photos take together from their fetch until they are embedded; a larger one is fetched alone."""
+
+_MEMORY = budgets.Budget(FETCHED_BYTES)
 _PIECE_BYTES = 2**20
 
 
@@ -25,8 +31,11 @@ class Object:
     etag: str
 
 
-def client(config: settings.Settings) -> Any:
-    """A boto3 S3 client for the store in the settings; thread-safe, to be made once a process."""
+def client(config: settings.Settings, connections: int = 10) -> Any:
+    """A boto3 S3 client for the store in the settings; thread-safe, to be made once a process.
+
+    `connections`: as many threads as use it at a time.
+    """
     return boto3.client(
         "s3",
         endpoint_url=config.s3_endpoint_url,
@@ -37,14 +46,43 @@ def client(config: settings.Settings) -> Any:
             read_timeout=config.s3_timeout_seconds,
             # Celery retries with backoff; two layers of long retries would multiply.
             retries={"total_max_attempts": 2, "mode": "standard"},
-            max_pool_connections=max(10, config.embed_concurrency),
+            max_pool_connections=max(10, connections),
             s3={"addressing_style": "path"} if config.s3_endpoint_url else None,
         ),
     )
 
 
-def fetch(s3: Any, bucket: str, key: str, max_bytes: int, timeout_seconds: float = FETCH_SECONDS) -> Object:
+@contextlib.contextmanager
+def fetched(
+    s3: Any, bucket: str, key: str, max_bytes: int, timeout_seconds: float = FETCH_SECONDS
+) -> Iterator[Object]:
+    """As `fetch`, for one of many threads: while the block runs, its bytes count among `FETCHED_BYTES`.
+
+    What does not fit waits before its body is read. Within the block nothing else may be fetched this way.
+    """
+    with contextlib.ExitStack() as held:
+        # Twice: at the end of the fetch, the pieces and the whole.
+        yield fetch(
+            s3,
+            bucket,
+            key,
+            max_bytes,
+            timeout_seconds,
+            lambda length: held.enter_context(_MEMORY.hold(2 * length)),
+        )
+
+
+def fetch(
+    s3: Any,
+    bucket: str,
+    key: str,
+    max_bytes: int,
+    timeout_seconds: float = FETCH_SECONDS,
+    wait: Callable[[int], object] = lambda _: None,
+) -> Object:
     """Read one object, at most `max_bytes` of it, for at most `timeout_seconds` from its first byte on.
+
+    `wait` is called with its length before its body is read.
 
     Raises:
         PermanentError: ``object_gone`` or ``too_large`` (before its body is read).
@@ -61,6 +99,7 @@ def fetch(s3: Any, bucket: str, key: str, max_bytes: int, timeout_seconds: float
                     f"{name} has {length} bytes, more than DEDUP_MAX_PHOTO_BYTES={max_bytes}; "
                     "upload a smaller photo or raise the limit.",
                 )
+            wait(length)
             data = _read(body, name, max_bytes + 1, time.monotonic() + timeout_seconds)
     except botocore.exceptions.ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")

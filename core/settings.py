@@ -163,8 +163,8 @@ class Settings(pydantic_settings.BaseSettings):
         None,
         ge=1,
         le=64,
-        description="Forward passes at a time in one embed worker, which share its cores; default: 2, on a single "
-        "core 1.",
+        description="Forward passes at a time in one embed worker, which share its cores (its threads, or "
+        "OMP_NUM_THREADS); default: 2, on a single core 1.",
     )
     embed_batch_size: int | None = pydantic.Field(
         None,
@@ -178,11 +178,12 @@ class Settings(pydantic_settings.BaseSettings):
         le=1,
         description="Longest wait of a batch's first photo for company while a forward pass could begin.",
     )
-    embed_concurrency: int = pydantic.Field(
-        16,
+    embed_concurrency: int | None = pydantic.Field(
+        None,
         ge=1,
-        le=256,
-        description="Photos in flight in one embed worker (threads); on a GPU about three times the batch.",
+        le=512,
+        description="Photos in flight in one embed worker (threads); default: 16 on a CPU, on a GPU three times the "
+        "batch, so that two batches are fetched and decoded while one is computed (192).",
     )
     embed_max_losses: int = pydantic.Field(
         3,

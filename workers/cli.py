@@ -171,11 +171,11 @@ def worker_embed(
     from workers import embed
     from workers.app import EMBED, EMBED_BULK
 
-    embed.prepare(config, bulk=bulk)
+    prepared = embed.prepare(config, bulk=bulk)
     if bulk:
         _celery(EMBED_BULK, embed.BULK_TASKS)
     else:
-        _celery(EMBED, config.embed_concurrency)
+        _celery(EMBED, prepared.in_flight)
 
 
 @worker.command("match")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -10,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from core import database, errors, images, objects, photos, settings
+from core import database, embedding, errors, images, objects, photos, settings
 from workers import (
     collectors,
     embedders,
@@ -42,6 +43,7 @@ class Worker:
     gate: isolation.Gate
     threads: concurrent.futures.Executor
     recorder: recording.Recorder
+    in_flight: int
 
     def embed(self, photo: photos.Revision, *, again: str | None = None) -> bool:
         """One attempt at a photo, by all live models that it lacks; whether it is embedded now and is to be matched.
@@ -99,14 +101,20 @@ class Worker:
         return kept
 
     def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
-        with traces.stage("fetch"):
-            found = objects.fetch(
-                self.s3,
-                attempt.bucket,
-                attempt.key,
-                self.config.max_photo_bytes,
-                self.config.s3_fetch_timeout_seconds,
-            )
+        with contextlib.ExitStack() as held:
+            with traces.stage("fetch"):
+                found = held.enter_context(
+                    objects.fetched(
+                        self.s3,
+                        attempt.bucket,
+                        attempt.key,
+                        self.config.max_photo_bytes,
+                        self.config.s3_fetch_timeout_seconds,
+                    )
+                )
+            return self._embed_fetched(photo, attempt, found)
+
+    def _embed_fetched(self, photo: photos.Revision, attempt: photos.Attempt, found: objects.Object) -> bool:
         sha256 = hashlib.sha256(found.data).hexdigest()
         sizes: tuple[int, int] = (0, 0)
 
@@ -163,20 +171,24 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     base = database.Database(
         config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
     )
+    in_flight = embedding.photos_in_flight(
+        config.embed_concurrency, embedding.choose_device(config.device), config.embed_batch_size
+    )
     models = embedders.prepare(config, base)
     _worker = Worker(
         config=config,
         database=base,
-        s3=objects.client(config),
+        s3=objects.client(config, in_flight),
         models=models,
         gate=isolation.Gate(),
-        threads=concurrent.futures.ThreadPoolExecutor(config.embed_concurrency, "photos"),
+        threads=concurrent.futures.ThreadPoolExecutor(in_flight, "photos"),
         recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH),
+        in_flight=in_flight,
     )
     tasks.prepare(config, base)
     stopping.process.gives_back(_worker.give_back)
     collectors.register_device(_worker.models.device)
-    log.info("embed_worker_ready")
+    log.info("embed_worker_ready", in_flight=in_flight)
     return _worker
 
 

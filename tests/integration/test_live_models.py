@@ -385,6 +385,7 @@ def worker(base: database.Database, store: _Store) -> embed.Worker:
         isolation.Gate(),
         futures.ThreadPoolExecutor(1),
         recording.Recorder(base, known, "match"),
+        in_flight=1,
     )
 
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import itertools
 from typing import Any
 
 import numpy as np
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from core import database, errors, matching, photo_batches, photos, settings
 from tests.integration import ledger
-from workers import app, match, recording, tasks
+from workers import app, match, recording, tasks, traces
 
 BEGINNING = photo_batches.Beginning(known=[ledger.Bundle.id], unfit=[], again=None)
 
@@ -205,5 +209,30 @@ def test_what_is_ready_together_goes_out_in_few_messages(monkeypatch: pytest.Mon
     app.publish_matches([app.Match("p", 18, "c18")], "match")
     assert [task for task, _ in sent] == ["dedup.match_many", "dedup.match_many", "dedup.match"]
     assert [len(message.get("photos", "?")) for _, message in sent] == [16, 2, 1]
-    assert sent[1][1]["photos"] == [("p", 16, "c16"), ("p", 17, "c17")]
+    assert sent[1][1]["photos"] == [("p", 16, "c16", None), ("p", 17, "c17", None)]
     assert sent[2][1]["root_id"] == "c18"
+
+
+def test_photos_of_one_task_keep_each_its_own_trace(
+    base: database.Database, asked: list[tuple[list[int], str]]
+) -> None:
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    traces.use(provider)
+    wanted = []
+    for photo in stored(base, 2):
+        with traces.span("embed", {}, photo_id=photo.photo_id):
+            carried = traces.headers()["traceparent"]
+        wanted.append(app.Match(photo.property_id, photo.photo_id, None, carried))
+    match.match_many.apply(kwargs={"photos": [dataclasses.astuple(one) for one in wanted]}, throw=True)
+    traces.stop()
+    spans = [(span.name, dict(span.attributes or {}), span) for span in exporter.get_finished_spans()]
+    for one in wanted:
+        embed, found = (
+            span
+            for name, attributes, span in spans
+            if name in {"embed", "match"} and attributes.get("dedup.photo_id") == one.photo_id
+        )
+        assert found.parent is not None
+        assert found.parent.span_id == embed.context.span_id
+    assert asked == []

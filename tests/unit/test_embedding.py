@@ -127,3 +127,13 @@ def test_training_sees_what_production_stores(backbone: embedding.Backbone, tmp_
     assert 0 < (stored[:, mixed.layout.drawing] > 0).sum() < 6
     seen = features.Features(backbone, 64, tmp_path / "cache").fused(paths, mixed)
     np.testing.assert_allclose(seen, stored, atol=2**-11 * np.abs(stored).max())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "device", "batch_size", "expected"),
+    [(None, "cpu", None, 16), (None, "cuda", None, 192), (None, "cuda:1", 256, 512), (5, "cuda", None, 5)],
+)
+def test_a_gpu_has_three_batches_in_flight(
+    wanted: int | None, device: str, batch_size: int | None, expected: int
+) -> None:
+    assert embedding.photos_in_flight(wanted, device, batch_size) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import socket
 import threading
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from core import errors, objects, settings
+from core import budgets, errors, objects, settings
 
 HEAD = b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nETag: "e"\r\nConnection: close\r\n\r\n'
 GONE = b"<Error><Code>NoSuchKey</Code></Error>"
@@ -109,3 +110,43 @@ def test_a_body_that_trickles_is_given_up() -> None:
         pytest.raises(errors.TransientError, match=r"comes too slowly: .*DEDUP_S3_FETCH_TIMEOUT_SECONDS"),
     ):
         objects.fetch(s3, "photos", "a.jpg", 1000, timeout_seconds=0.3)
+
+
+def test_what_does_not_fit_waits_before_its_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "_MEMORY", budgets.Budget(3000))
+    asked = threading.Event()
+    whole = objects._MEMORY.hold
+
+    def hold(amount: int) -> contextlib.AbstractContextManager[None]:
+        asked.set()
+        return whole(amount)
+
+    with (
+        store(lambda client, _: client.sendall(HEAD + b"x" * 1000)) as s3,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+
+        def second() -> int:
+            with objects.fetched(s3, "photos", "b.jpg", 1000) as found:
+                return len(found.data)
+
+        with objects.fetched(s3, "photos", "a.jpg", 1000) as found:
+            assert len(found.data) == 1000
+            assert objects._MEMORY._free == 1000
+            monkeypatch.setattr(objects._MEMORY, "hold", hold)
+            later = pool.submit(second)
+            assert asked.wait(60)
+            assert not later.done()
+        assert later.result(60) == 1000
+    assert objects._MEMORY._free == 3000
+
+
+def test_a_fetch_that_fails_gives_back_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "_MEMORY", budgets.Budget(3000))
+    with (
+        store(lambda client, _: client.sendall(HEAD + b"x" * 400)) as s3,
+        pytest.raises(errors.TransientError),
+        objects.fetched(s3, "photos", "a.jpg", 1000),
+    ):
+        pass
+    assert objects._MEMORY._free == 3000
