@@ -117,6 +117,9 @@ def test_hanging_device_is_a_reason_to_start_the_process_anew(
         acceptance.until(
             lambda: system.statuses(property_id) == {"a.jpg": "embedded"}, "the device goes on, and it does"
         )
-        acceptance.until(lambda: faulty.ask(live)[0] == 200, "it is well")
-        assert system.dedup("health", "--live", **settings).returncode == 0
+        # Of seconds only: on a busy machine its loop may be late for a moment.
+        acceptance.until(
+            lambda: system.dedup("health", "--live", **settings).returncode == 0,
+            "it is well, by the command, too",
+        )
     assert system.dedup("health", **settings).returncode == 75, "nobody answers any more"

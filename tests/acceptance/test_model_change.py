@@ -14,7 +14,7 @@ from core import database, model_changes, models
 from tests.integration import bundles
 from workers import embedded, processes
 
-from . import brokers, pictures
+from . import brokers, conftest, pictures
 from . import system as acceptance
 
 
@@ -50,7 +50,8 @@ def reader(system: acceptance.System, property_id: str) -> Iterator[set[tuple[in
         (SELECT count(*) FROM listing_review WHERE property_id = %(property_id)s) AS review"""
 
     def read() -> None:
-        while not done.is_set():
+        # A pause, as any reader's: without one it takes a processor from those whom it watches.
+        while not done.wait(0.02):
             (row,) = system.read(look, property_id=property_id)
             seen.add((row["flags"], row["review"]))
 
@@ -127,6 +128,7 @@ def _said(system: acceptance.System, worker: str, event: str) -> bool:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(2 * conftest.TIMEOUT_SECONDS)
 def test_from_one_model_to_another_and_back(own: acceptance.System, tmp_path: pathlib.Path) -> None:
     for property_id in ("before", "judged"):
         for number in range(3):
