@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import backfill, decode, forward, memory, notify, pipeline
+from benchmarks import backfill, decode, forward, memory, notify, pipeline, scaling
 
 if __name__ == "__main__":
     forward.main()
@@ -11,3 +11,4 @@ if __name__ == "__main__":
     memory.main()
     notify.main()
     backfill.main()
+    scaling.main()
