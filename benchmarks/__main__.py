@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks import backfill, decode, end_to_end, forward, match, memory, notify, peers, pipeline
+from benchmarks import backfill, decode, end_to_end, forward, match, memory, notify, peers, pipeline, scaling
 
 if __name__ == "__main__":
     forward.main()
@@ -13,5 +13,6 @@ if __name__ == "__main__":
     end_to_end.main()
     notify.main()
     backfill.main()
+    scaling.main()
     # The one that needs trained weights: DEDUP_BACKBONE_WEIGHTS.
     peers.main()

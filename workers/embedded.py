@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import IO, Any
 
@@ -28,14 +28,16 @@ from workers import embedded_host, embedded_postgres, embedded_s3, processes
 
 log = structlog.get_logger()
 
-_WORKERS: dict[str, tuple[str, ...]] = {
+WORKERS: dict[str, Sequence[str]] = {
     "ingest": ("ingest",),
     "embed": ("worker", "embed"),
     "match": ("worker", "match"),
     "sweep": ("sweep", "--every", "30"),
 }
+"""What a stack runs, by name: arguments of `dedup`."""
+
 # Not for a demo or a scan, which have nothing to fill in.
-_ON_DEMAND = {"bulk": ("worker", "embed", "--bulk")}
+_ON_DEMAND: dict[str, Sequence[str]] = {"bulk": ("worker", "embed", "--bulk")}
 _PATIENCE = {
     "DEDUP_VISIBILITY_TIMEOUT_SECONDS": "60",
     "DEDUP_SWEEP_AFTER_SECONDS": "120",
@@ -51,13 +53,21 @@ class Stack:
     One at a time over one folder: a second one is refused, and what a killed one left running is taken over.
     """
 
-    def __init__(self, data_dir: pathlib.Path, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: pathlib.Path,
+        environment: Mapping[str, str] | None = None,
+        workers: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
+        """`environment`: settings that go before its own; `workers`: others than `WORKERS`."""
         self.data_dir = data_dir
         self.postgres = embedded_postgres.EmbeddedPostgres(data_dir)
         # No prefix: an upload to a wrong key is to be seen in rejected_event.
         self.store = embedded_s3.EmbeddedS3(data_dir, prefix="")
         self._extra = dict(environment or {})
         self._lock: IO[str] | None = None
+        self._workers = WORKERS if workers is None else workers
+        self._commands: dict[str, list[str]] = {}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._health_ports: dict[str, int] = {}
         self._stopping = threading.Event()
@@ -177,6 +187,16 @@ class Stack:
 
     def start_worker(self, name: str, kind: str) -> subprocess.Popen[bytes]:
         """Start one more process of a kind (ingest, embed, match, sweep, bulk); it is started again when it dies."""
+        return self.start_process(name, (WORKERS | _ON_DEMAND)[kind])
+
+    def start_process(
+        self, name: str, arguments: Sequence[str], module: str = "workers"
+    ) -> subprocess.Popen[bytes]:
+        """Start `dedup` with `arguments`, or a variant of it; it is started again when it dies."""
+        self._commands[name] = [sys.executable, "-m", module, *arguments]
+        return self._run(name)
+
+    def _run(self, name: str) -> subprocess.Popen[bytes]:
         path = self.log_file(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._health_ports[name] = _free_port(self._health_ports.get(name, 0))
@@ -187,7 +207,7 @@ class Stack:
         }
         with path.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - our own command line
-                [sys.executable, "-m", "workers", *(_WORKERS | _ON_DEMAND)[kind]],
+                self._commands[name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -227,8 +247,8 @@ class Stack:
         for role in ("dedup_worker", "dedup_reader", "dedup_editor"):
             self.postgres.allow_login(role)
         self.store.start()
-        for kind in _WORKERS:
-            self.start_worker(kind, kind)
+        for name, arguments in self._workers.items():
+            self.start_process(name, arguments)
         self._watcher.start()
 
     def _watch(self) -> None:
@@ -254,7 +274,7 @@ class Stack:
                     words = self.log_file(name).read_text(errors="replace").strip().splitlines()
                     self._broken = f"The {name} worker cannot run:\n" + "\n".join(words[-5:])
                     return
-                self.start_worker(name, name.partition("-")[0])
+                self._run(name)
 
 
 def _free_port(wanted: int) -> int:

@@ -95,7 +95,7 @@ def test_the_stack_starts_a_database_again_that_dies_right_after_its_start(
 ) -> None:
     stack = embedded.Stack(open_tmp)
     # Only what is supervised here: the database, with the store beside it.
-    monkeypatch.setattr(embedded, "_WORKERS", {})
+    monkeypatch.setattr(embedded, "WORKERS", {})
     with stack:
         pid = postmaster(open_tmp)
         die_after_launch(stack.postgres, monkeypatch, open_tmp)
@@ -113,7 +113,7 @@ def _started_by_another(stack: embedded.Stack, pid: int, folder: pathlib.Path) -
 
 
 def test_a_supervisor_that_ends_says_so(open_tmp: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedded, "_WORKERS", {})
+    monkeypatch.setattr(embedded, "WORKERS", {})
 
     def fail() -> bool:
         raise RuntimeError("what nobody thought of")
