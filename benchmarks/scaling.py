@@ -25,7 +25,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks import results, waiting
-from core import database, photos
+from core import census, database
 from workers import embedded
 
 _PATIENCE_SECONDS = 300.0
@@ -90,7 +90,7 @@ class Trial:
     def _measured(self, base: database.Database, count: int) -> float:
         def counted() -> tuple[int, int]:
             with base.transaction() as connection:
-                waiting_, done = photos.census(connection)
+                waiting_, done = census.census(connection)
             return len(waiting_), len(done)
 
         s3, picture = self._stack.s3(), _picture()
