@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 
-from core import database, photos
+from core import attempts, database, photos
 
 
 @dataclasses.dataclass(frozen=True)
 class Beginning:
-    """What `photos.begin_attempt` is to know of the process; not of one that tries the photo alone."""
+    """What `attempts.begin_attempt` is to know of the process; not of one that tries the photo alone."""
 
     known: Collection[str]
     unfit: Collection[str]
@@ -23,12 +23,12 @@ class Beginning:
 
 def begin_attempts(
     connection: database.Connection, wanted: Mapping[photos.Revision, Beginning]
-) -> dict[photos.Revision, photos.Attempt]:
-    """As `photos.begin_attempt`, of all that nobody works on; those left out may be gone, or in somebody's hands."""
+) -> dict[photos.Revision, attempts.Attempt]:
+    """As `attempts.begin_attempt`, of all that nobody works on; those left out may be gone, or in somebody's hands."""
     free = _free(connection, wanted)
     with connection.pipeline():
         begun = {
-            photo: photos.begin(
+            photo: attempts.begin(
                 connection,
                 photo,
                 known=wanted[photo].known,
@@ -37,7 +37,7 @@ def begin_attempts(
             )
             for photo in free
         }
-    found = {photo: photos.begun(cursor) for photo, cursor in begun.items()}
+    found = {photo: attempts.begun(cursor) for photo, cursor in begun.items()}
     return {photo: attempt for photo, attempt in found.items() if attempt is not None}
 
 

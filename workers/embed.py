@@ -11,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from core import database, embedding, errors, images, objects, photos, settings
+from core import attempts, database, embedding, errors, images, objects, photos, settings
 from workers import (
     collectors,
     embedders,
@@ -70,9 +70,9 @@ class Worker:
         """Take back the attempts at what is in hand: the process ends by order and not because of a photo."""
         for photo in self.gate.claimed():
             with self.database.transaction() as connection:
-                photos.excuse(connection, photo)
+                attempts.excuse(connection, photo)
 
-    def _finish(self, photo: photos.Revision, attempt: photos.Attempt | None) -> bool:
+    def _finish(self, photo: photos.Revision, attempt: attempts.Attempt | None) -> bool:
         if attempt is None:
             log.info("embed_outdated")
             return False
@@ -95,12 +95,12 @@ class Worker:
             return False
         except errors.TransientError:
             with self.database.transaction() as connection:
-                photos.excuse(connection, photo)
+                attempts.excuse(connection, photo)
             raise
         log.info("photo_embedded", kept=kept)
         return kept
 
-    def _embed(self, photo: photos.Revision, attempt: photos.Attempt) -> bool:
+    def _embed(self, photo: photos.Revision, attempt: attempts.Attempt) -> bool:
         with contextlib.ExitStack() as held:
             with traces.stage("fetch"):
                 found = held.enter_context(
@@ -114,7 +114,9 @@ class Worker:
                 )
             return self._embed_fetched(photo, attempt, found)
 
-    def _embed_fetched(self, photo: photos.Revision, attempt: photos.Attempt, found: objects.Object) -> bool:
+    def _embed_fetched(
+        self, photo: photos.Revision, attempt: attempts.Attempt, found: objects.Object
+    ) -> bool:
         sha256 = hashlib.sha256(found.data).hexdigest()
         sizes: tuple[int, int] = (0, 0)
 

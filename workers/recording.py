@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from core import database, observations, photo_batches, photos
+from core import attempts, database, observations, photo_batches, photos
 from workers import embedders, gathering, logs, traces
 from workers.app import Match, publish_matches
 
@@ -31,8 +31,8 @@ class Recorder:
         self._stores = gathering.Gatherer(self._store_together)
         self._matches = gathering.Gatherer(self._publish_together)
 
-    def begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> photos.Attempt | None:
-        """As `photos.begin_attempt`, after this process has learned all models that the photo lacks.
+    def begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> attempts.Attempt | None:
+        """As `attempts.begin_attempt`, after this process has learned all models that the photo lacks.
 
         Raises:
             TransientError: the database is away.
@@ -45,7 +45,7 @@ class Recorder:
                 attempt = self._begins.do((photo, photo_batches.Beginning(known, unfit, again)))
             if attempt is None:
                 with self._base.transaction() as connection:
-                    attempt = photos.begin_attempt(
+                    attempt = attempts.begin_attempt(
                         connection, photo, known=known, unfit=unfit, alone=alone, again=again
                     )
                     if attempt is not None:
@@ -77,7 +77,7 @@ class Recorder:
         traceparent = traces.headers().get("traceparent")
         self._matches.do(Match(photo.property_id, photo.photo_id, logs.correlation_id(), traceparent))
 
-    def _begin_together(self, wanted: Sequence[_Beginning]) -> Sequence[photos.Attempt | None]:
+    def _begin_together(self, wanted: Sequence[_Beginning]) -> Sequence[attempts.Attempt | None]:
         try:
             with self._base.transaction() as connection:
                 begun = photo_batches.begin_attempts(connection, dict(wanted))

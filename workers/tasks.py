@@ -11,7 +11,7 @@ import structlog
 from celery.worker import request, state
 from kombu.transport import native_delayed_delivery, virtual
 
-from core import database, errors, photos, settings
+from core import attempts, database, errors, photos, settings
 from workers import dead_letters, health, logs, metrics, processes, traces
 from workers.app import PUBLISHED_HEADER, TASK_QUEUES
 
@@ -169,7 +169,9 @@ class PhotoTask(celery.Task):
                     photos.fail(connection, photo, "error", message)
                 # An outage, or a database that lacks a migration, is not the photo's fault: the sweep tries
                 # again, for as long as outages last.
-                elif photos.postpone(connection, photo, kwargs.get("postponed", 0)) > self.most_postponements:
+                elif (
+                    attempts.postpone(connection, photo, kwargs.get("postponed", 0)) > self.most_postponements
+                ):
                     photos.fail(connection, photo, "gave_up", message)
         except errors.TransientError as error:
             # The photo stays pending: the database that cannot be told now is the one that remembers it.

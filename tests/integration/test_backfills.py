@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from core import backfills, database, photos, settings
+from core import attempts, backfills, database, photos, settings
 from tests.integration import ledger
 from workers import backfill, sources
 
@@ -40,7 +40,7 @@ class Queue:
         while (message := self.messages.get()) is not None:
             for photo in message[0]:
                 with self.base.transaction() as connection:
-                    attempt = photos.begin_attempt(
+                    attempt = attempts.begin_attempt(
                         connection, photo, known=[ledger.Bundle.id], again=message[1]
                     )
                 if attempt and not attempt.embedded:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import database, errors, events, models, photos
+from core import attempts, database, errors, events, models, photos
 from tests.integration.ledger import (
     Bundle,
     activate_model,
@@ -201,16 +201,16 @@ def test_a_stored_photo_is_not_failed_by_a_late_copy_of_its_task(
 def test_an_outage_is_not_the_photos_fault(base: database.Database, property_id: str) -> None:
     photo = apply(base, event(property_id, "a")).photo
     with base.transaction() as connection:
-        photos.begin_attempt(connection, photo, known=[Bundle.id])
-        photos.excuse(connection, photo)
+        attempts.begin_attempt(connection, photo, known=[Bundle.id])
+        attempts.excuse(connection, photo)
     assert row(base, photo)["attempts"] == 0
     for number in (1, 2):
         for _ in range(200):
             # A swarm of events, each with a task of its own, all of which gave up in the same outage.
             with base.transaction() as connection:
-                assert photos.postpone(connection, photo, number - 1) == number
+                assert attempts.postpone(connection, photo, number - 1) == number
     with base.transaction() as connection:
-        assert photos.postpone(connection, photo, 0) == 2, "a late copy of the first round"
+        assert attempts.postpone(connection, photo, 0) == 2, "a late copy of the first round"
     assert row(base, photo)["status"] == "pending"
     assert embed(base, photo, vector(1))
     assert row(base, photo)["postponed"] == 0
@@ -226,7 +226,7 @@ def test_a_failed_photo_keeps_its_reason_and_a_new_upload_starts_over(
     assert (found["status"], found["failure"]) == ("failed", "corrupt")
     assert "bad" in found["failure_message"]
     with base.transaction() as connection:
-        assert photos.begin_attempt(connection, photo, known=[Bundle.id]) is None
+        assert attempts.begin_attempt(connection, photo, known=[Bundle.id]) is None
     assert apply(base, event(property_id, "a", at=1)).photo.revision == 2
 
 
@@ -245,9 +245,9 @@ def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
 ) -> None:
     photo = apply(base, event(property_id, "a")).photo
 
-    def begin(*, alone: bool = False, again: str | None = None) -> photos.Attempt:
+    def begin(*, alone: bool = False, again: str | None = None) -> attempts.Attempt:
         with base.transaction() as connection:
-            attempt = photos.begin_attempt(connection, photo, known=[Bundle.id], alone=alone, again=again)
+            attempt = attempts.begin_attempt(connection, photo, known=[Bundle.id], alone=alone, again=again)
         assert attempt is not None
         return attempt
 
@@ -255,7 +255,7 @@ def test_a_photo_that_was_lost_is_counted_again_only_when_it_is_tried_alone(
     assert losses == [0, 1, 1], "lost with its company once, however often"
     assert [begin(alone=True).lost for _ in range(3)] == [1, 2, 3]
     with base.transaction() as connection:
-        photos.excuse(connection, photo)
+        attempts.excuse(connection, photo)
     assert row(base, photo)["attempts"] == 3
     assert embed(base, photo, vector(1))
     again = begin()
@@ -275,7 +275,7 @@ def test_copies_of_a_task_in_many_processes_are_no_losses(
     losses = []
     for _ in range(4):
         with base.transaction() as connection:
-            attempt = photos.begin_attempt(connection, photo, known=[Bundle.id], alone=True)
+            attempt = attempts.begin_attempt(connection, photo, known=[Bundle.id], alone=True)
         assert attempt
         losses.append(attempt.lost)
     assert losses == [0, 1, 2, 3], "three are at work on it, and the fourth takes them for lost"
@@ -286,7 +286,7 @@ def test_copies_of_a_task_in_many_processes_are_no_losses(
     else:
         with base.transaction() as connection:
             if end == "outage":
-                photos.excuse(connection, photo)
+                attempts.excuse(connection, photo)
             else:
                 photos.fail(connection, photo, "corrupt", "")
     found = row(base, photo)
@@ -315,7 +315,7 @@ def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database,
             return photos.overdue(connection, 86_400, limit)
 
     with base.transaction() as connection:
-        photos.postpone(connection, waiting[1], 4)
+        attempts.postpone(connection, waiting[1], 4)
     assert overdue(2) == ([photos.Overdue(waiting[0], 0), photos.Overdue(waiting[1], 5)], [])
     assert overdue(10) == ([photos.Overdue(waiting[2], 0)], [unmatched])
     assert overdue(10) == ([], [])

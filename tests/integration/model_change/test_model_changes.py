@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from core import database, errors, events, matching, model_changes, models, photos
+from core import attempts, database, errors, events, matching, model_changes, models, photos
 from tests.integration import ledger
 from tests.integration.conftest import Server
 from tests.integration.model_change import steps
@@ -34,9 +34,9 @@ def test_each_model_is_matched_among_its_own_embeddings(base: database.Database,
 def test_a_photo_says_which_models_it_lacks(base: database.Database, place: str) -> None:
     photo = ledger.apply(base, ledger.event(place, "a")).photo
 
-    def begin(known: Sequence[str], unfit: Sequence[str] = (), again: str | None = None) -> photos.Attempt:
+    def begin(known: Sequence[str], unfit: Sequence[str] = (), again: str | None = None) -> attempts.Attempt:
         with base.transaction() as connection:
-            found = photos.begin_attempt(connection, photo, known=known, unfit=unfit, again=again)
+            found = attempts.begin_attempt(connection, photo, known=known, unfit=unfit, again=again)
         assert found is not None
         return found
 
