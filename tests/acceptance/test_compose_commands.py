@@ -39,6 +39,7 @@ SECRETS = {
     "POSTGRES_READER_PASSWORD": "readerpassword7352",
     "RABBITMQ_PASSWORD": "mqpassword7353",
     "RABBITMQ_STORE_PASSWORD": "storepassword7354",
+    "GRAFANA_PASSWORD": "grafanapassword7355",
     "STORE_ACCESS_KEY": embedded_s3.ACCESS_KEY_ID,
     "STORE_SECRET_KEY": embedded_s3.SECRET_ACCESS_KEY,
     "WEIGHTS": "untrained",
