@@ -258,7 +258,7 @@ def _pgmq(system: PatientSystem) -> Broker:
     def waiting() -> int:
         tasks = sum(
             row["queue_length"]
-            for name in ("embed", "embed.bulk", "match")
+            for name in ("embed", "embed_bulk", "match", "match_bulk")
             for row in system.ask(
                 "SELECT (pgmq.metrics(queue_name)).queue_length FROM pgmq.list_queues() "
                 "WHERE queue_name = %(name)s",
