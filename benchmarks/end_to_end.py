@@ -16,6 +16,7 @@ import itertools
 import pathlib
 import shutil
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -153,6 +154,10 @@ def _row(what: str, seconds: Sequence[float] = (), **more: object) -> dict[str, 
     return row
 
 
+def _tell(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -169,14 +174,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-benchmark-"))
     folder.chmod(0o755)
     raw = [raw_photos_per_s(device, streams, round_photos)]
+    _tell(f"raw forward: {raw[0]:.1f} photos/s")
     try:
         with embedded.Stack(folder, {"DEDUP_BACKBONE_WEIGHTS": options.weights}) as stack:
             base = database.Database(stack.environment["DEDUP_DATABASE_URL"])
             with contextlib.closing(base):
                 portal = Portal(stack, base, chosen)
-                portal.heap(_PROPERTY_PHOTOS)
+                _tell(f"the stack is up and warm: {portal.heap(_PROPERTY_PHOTOS):.1f} photos/s")
                 idle = [portal.latency() for _ in range(single)]
+                _tell(f"idle: {statistics.median(idle):.3f} s")
                 rate = portal.heap(heap)
+                _tell(f"heap: {rate:.1f} photos/s")
                 with uploads(portal, rate / 2):
                     loaded = [portal.latency() for _ in range(single)]
     finally:

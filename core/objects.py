@@ -16,7 +16,7 @@ import urllib3.exceptions
 from core import budgets, errors, settings
 
 FETCH_SECONDS = 60.0
-FETCHED_BYTES = 250_000_000
+FETCHED_BYTES = 200_000_000
 """Memory that photos take together from their fetch until they are embedded; a larger one is fetched alone."""
 
 _MEMORY = budgets.Budget(FETCHED_BYTES)
