@@ -6,9 +6,10 @@ MINUTES ?= 3
 BIN    := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help setup demo test test-slow soak fuzz lint types bench bench-gpu lock sbom audit clean
+.PHONY: help setup demo stack test test-slow soak fuzz lint types bench bench-gpu lock sbom audit clean
 help:
 	@echo "make demo [PHOTOS=folder]  the whole way of a photo on the embedded stack"
+	@echo "make stack                 the processes of docker-compose.yml without containers, until Ctrl-C"
 	@echo "make test                  all tests (lint and types: make lint)"
 	@echo "make soak [MINUTES=3]      real processes killed at random, then every table against an oracle"
 	@echo "make fuzz [ROUNDS=1000000] damaged events and photos, many more than in the tests"
@@ -31,6 +32,9 @@ $(INSTALLED): requirements/dev.lock requirements/uv.lock pyproject.toml
 
 demo: setup
 	@$(BIN)/dedup demo $(if $(PHOTOS),--photos "$(PHOTOS)")
+
+stack: setup
+	@exec $(BIN)/python -m tests.stack
 
 test-slow: setup  ## the tests that take minutes
 	$(BIN)/python -m pytest -m slow

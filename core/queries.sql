@@ -228,9 +228,10 @@ WHERE property_id = %(property_id)s AND model_id = %(model_id)s
   AND ((photo_a = %(photo_id)s AND photo_b = ANY(%(others)s)) OR (photo_b = %(photo_id)s AND photo_a = ANY(%(others)s)));
 
 -- name: matched
+-- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
 UPDATE photo
 SET matched_at = now()
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded'
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
 -- name: duplicate_pairs

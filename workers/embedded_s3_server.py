@@ -28,6 +28,9 @@ from moto.sqs import models as sqs_models
 from workers import embedded_host, embedded_sqs
 
 ACCOUNT_ID = "123456789012"
+_NOTIFICATION_ID = "listing-dedup"
+"""As `aws_policies.ID`: `dedup setup s3` finds its own notification here, and adds no second one."""
+
 REGION = "us-east-1"
 IDENTITY_HEADER = "x-dedup-embedded"
 PID_HEADER = "x-dedup-pid"
@@ -239,11 +242,13 @@ def create_application(
     store = s3_models.s3_backends[ACCOUNT_ID]["aws"]
     events = sqs_models.sqs_backends[ACCOUNT_ID][REGION].create_queue(queue)
     store.create_bucket(bucket, REGION)
-    notification = {
+    notification: dict[str, Any] = {
+        "Id": _NOTIFICATION_ID,
         "Queue": events.queue_arn,
         "Event": ["s3:ObjectCreated:*", "s3:ObjectRemoved:*"],
-        "Filter": {"S3Key": {"FilterRule": [{"Name": "prefix", "Value": prefix}]}},
     }
+    if prefix:
+        notification["Filter"] = {"S3Key": {"FilterRule": [{"Name": "prefix", "Value": prefix}]}}
     store.put_bucket_notification_configuration(bucket, {"QueueConfiguration": [notification]})
     mirror = Mirror(folder / bucket, bucket)
     mirror.restore()

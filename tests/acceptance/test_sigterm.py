@@ -176,6 +176,15 @@ def test_workers_that_are_told_to_stop_in_the_middle(
     check(system, rabbitmq, len(KINDS))
 
 
+def test_a_sweep_that_rests_ends_at_once(system: acceptance.System) -> None:
+    listening = "SELECT FROM pg_stat_activity WHERE query = 'LISTEN \"dedup_verdict\"'"
+    before = len(system.ask(listening))
+    with system.process(f"sigterm-sweep-{uuid.uuid4().hex[:8]}", "sweep", "--every", "600") as sweep:
+        acceptance.until(lambda: len(system.ask(listening)) > before, "it rests")
+        sweep.terminate()
+        assert sweep.wait(GRACE_SECONDS) == 0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 def test_twenty_times_on_rabbitmq(system: acceptance.System, rabbitmq: brokers.Broker) -> None:

@@ -171,3 +171,25 @@ def test_second_starter_finds_it_and_it_ends_with_the_first(open_tmp: pathlib.Pa
     assert second.start()
     second.stop()
     assert not second.is_alive()
+
+
+def test_setting_it_up_again_adds_no_second_notification(server: embedded_s3.EmbeddedS3) -> None:
+    setup = subprocess.run(
+        [
+            *(sys.executable, "-m", "workers", "setup", "s3", "--bucket", server.bucket),
+            f"--target-arn=arn:aws:sqs:{embedded_s3.REGION}:123456789012:{server.queue}",
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DEDUP_S3_ENDPOINT_URL": server.endpoint_url,
+            "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert setup.returncode == 0, setup.stderr
+    client("s3", server).put_object(Bucket=server.bucket, Key=KEY, Body=b"x")
+    assert len(events(server)) == 1

@@ -1,0 +1,1 @@
+"""`make stack`: what docker-compose.yml runs, on this machine and without containers."""
