@@ -50,7 +50,10 @@ def store(
         for photo, row in _free(connection, wanted).items()
         if row["sha256"] in {None, wanted[photo].sha256}
     }
+    models = sorted({model for photo in free for model in wanted[photo].embeddings})
     with connection.pipeline():
+        # All of them, in the one order in which everybody locks them: one photo may lack another model than the next.
+        database.execute(connection, "share_models", models=models)
         written = {
             photo: photos.write(connection, photo, wanted[photo], row["etag"]) for photo, row in free.items()
         }

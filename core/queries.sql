@@ -121,6 +121,9 @@ FOR SHARE
 ON CONFLICT (property_id, photo_id, model_id)
 DO UPDATE SET revision = excluded.revision, embedding = excluded.embedding;
 
+-- name: share_models
+SELECT id FROM model WHERE id = ANY(%(models)s) ORDER BY id FOR SHARE;
+
 -- name: lacking_models
 SELECT model.id
 FROM model

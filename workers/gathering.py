@@ -27,7 +27,8 @@ class Gatherer(Generic[Item, Result]):
         self._work = work
         self._most = most
         self._waiting: collections.deque[tuple[Item, concurrent.futures.Future[Result]]] = collections.deque()
-        self._turn = threading.Lock()
+        self._busy = False
+        self._changed = threading.Condition()
 
     def do(self, item: Item) -> Result:
         """The result of an item; blocks until its go is done.
@@ -37,10 +38,23 @@ class Gatherer(Generic[Item, Result]):
         """
         future: concurrent.futures.Future[Result] = concurrent.futures.Future()
         self._waiting.append((item, future))
-        with self._turn:
-            while not future.done():
+        while self._is_next(future):
+            try:
                 self._go()
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
         return future.result()
+
+    def _is_next(self, future: concurrent.futures.Future[Result]) -> bool:
+        """Whether the next go is this thread's; not once another thread's go has done its item."""
+        with self._changed:
+            self._changed.wait_for(lambda: future.done() or not self._busy)
+            if future.done():
+                return False
+            self._busy = True
+            return True
 
     def _go(self) -> None:
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import structlog
 
@@ -59,9 +60,13 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
     """Match photos that were embedded together, one after the other; each one's fate is its own.
 
     From the first one on that may work later, each goes on as a task of its own: what keeps one waiting, such as a
-    database that is away, must not keep this task longer than a broker waits for it.
+    database that is away, must not keep this task longer than a broker waits for it. So does each when the task comes
+    again: one of them may have taken the process with it.
     """
     wanted = [Match(*photo) for photo in photos]
+    if self.request.delivery_info.get("redelivered") or getattr(self.request, "deliveries", 0) > 1:
+        _publish_singly(self, wanted)
+        return
     for place, one in enumerate(wanted):
         own: dict[str, str | int] = {"property_id": one.property_id, "photo_id": one.photo_id}
         if one.correlation_id is not None:
@@ -72,16 +77,22 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
                 health.process.succeeded(MATCH_TASK)
             except errors.TransientError as error:
                 health.process.failed(MATCH_TASK, str(error))
+                metrics.TASK_RETRIES.labels(MATCH_TASK).inc()
                 log.info("matches_put_off", photos=len(wanted) - place, error=str(error))
-                # After a retry on RabbitMQ the queue's name stands behind the seconds of the wait.
-                bulk = self.request.delivery_info["routing_key"].endswith(MATCH_BULK)
-                for other in wanted[place:]:
-                    publish_matches([other], MATCH_BULK if bulk else MATCH)
+                _publish_singly(self, wanted[place:])
                 return
             except Exception as error:
                 health.process.failed(MATCH_TASK, str(error))
+                metrics.TASK_FAILURES.labels(MATCH_TASK).inc()
                 # As when a task of its own fails: the photo stays unmatched, and the sweep goes on with it.
                 log.exception("match_failed")
+
+
+def _publish_singly(task: tasks.PhotoTask, wanted: Sequence[Match]) -> None:
+    # After a retry on RabbitMQ the queue's name stands behind the seconds of the wait.
+    bulk = task.request.delivery_info["routing_key"].endswith(MATCH_BULK)
+    for one in wanted:
+        publish_matches([one], MATCH_BULK if bulk else MATCH)
 
 
 def _match(property_id: str, photo_id: int) -> None:

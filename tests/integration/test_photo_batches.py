@@ -200,6 +200,18 @@ def test_what_may_work_later_goes_on_in_tasks_of_their_own(
     assert matched == [True, False, False, False]
 
 
+def test_photos_of_a_task_that_comes_again_go_on_in_tasks_of_their_own(
+    base: database.Database, asked: list[tuple[list[int], str]]
+) -> None:
+    found = stored(base, 3)
+    each = [[photo.property_id, photo.photo_id, None] for photo in found]
+    match.match_many.push_request(delivery_info={"redelivered": True, "routing_key": "match"})
+    match.match_many.run(photos=each)
+    match.match_many.pop_request()
+    assert asked == [([photo.photo_id], "match") for photo in found]
+    assert all(ledger.row(base, photo)["matched_at"] is None for photo in found)
+
+
 def test_what_is_ready_together_goes_out_in_few_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[tuple[str, dict[str, Any]]] = []
     monkeypatch.setattr(

@@ -72,4 +72,4 @@ def test_a_go_that_is_broken_off_leaves_nobody_waiting() -> None:
     with pytest.raises(KeyboardInterrupt):
         gatherer.do(1)
     assert not gatherer._waiting
-    assert not gatherer._turn.locked()
+    assert not gatherer._busy
