@@ -22,16 +22,18 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from core import bundle, embedding, weights
+from core import settings as core_settings
+from tests import deployment
 from tests.soak import contents, oracle, tables
 
 from . import brokers, pictures
 from . import system as acceptance
 
-STOP_SECONDS = 20.0
-"""DEDUP_STOP_SECONDS of the workers; what they have in hand takes a few, on a machine with much else to do."""
+STOP_SECONDS = core_settings.Settings.model_fields["stop_seconds"].default
+"""As in an installation: what workers have in hand takes seconds, on a machine with much else to do many."""
 
-GRACE_SECONDS = STOP_SECONDS + 15.0
-"""After which they would be killed; `tests.deployment.least_grace_seconds` holds the deployments to the same margin."""
+GRACE_SECONDS = deployment.least_grace_seconds({})
+"""After which they would be killed: no deployment gives them less."""
 
 KINDS = ("embed", "match", "ingest")
 PER_PROPERTY = 6
