@@ -61,7 +61,7 @@ def stop() -> None:
 
 @contextlib.contextmanager
 def span(name: str, carrier: Mapping[str, str] | None = None, /, **attributes: str | int) -> Iterator[None]:
-    """A span of the block, one that raised is marked as failed.
+    """A span of the block; of one that raised only the kind of error is told, as its text may hold passwords.
 
     Args:
         name: of what is done.
@@ -71,12 +71,19 @@ def span(name: str, carrier: Mapping[str, str] | None = None, /, **attributes: s
     if _tracer is None:
         yield
         return
+    from opentelemetry import trace
     from opentelemetry.trace.propagation import tracecontext
 
     context = tracecontext.TraceContextTextMapPropagator().extract(carrier) if carrier else None
     named = {f"dedup.{key}": value for key, value in attributes.items()}
-    with _tracer.start_as_current_span(name, context=context, attributes=named):
-        yield
+    with _tracer.start_as_current_span(
+        name, context=context, attributes=named, record_exception=False, set_status_on_exception=False
+    ) as current:
+        try:
+            yield
+        except Exception as error:
+            current.set_status(trace.StatusCode.ERROR, type(error).__name__)
+            raise
 
 
 def headers() -> dict[str, str]:
