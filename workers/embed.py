@@ -67,8 +67,13 @@ class Worker:
                 return self._finish(photo, self.recorder.begin(photo, alone=True, again=again))
 
     def give_back(self) -> None:
-        """Take back the attempts at what is in hand: the process ends by order and not because of a photo."""
-        for photo in self.gate.claimed():
+        """Take back the attempts that are under way: the process ends by order and not because of a photo.
+
+        Except those that have lasted long: the order may be for one of them, which hangs, and would hang for ever in
+        one process after the other. What only waits for its turn was not counted by this process.
+        """
+        # Half: a process counts as stuck from when it took the photo, which may have waited to be alone.
+        for photo in self.gate.begun_within(self.config.health_stuck_seconds / 2):
             with self.database.transaction() as connection:
                 attempts.excuse(connection, photo)
 
@@ -87,7 +92,8 @@ class Worker:
                     "killed_worker",
                     f"Its worker was lost {attempt.lost} times while it was in hand, all but the first time alone.",
                 )
-            kept = self._embed(photo, attempt)
+            with self.gate.begun(photo):
+                kept = self._embed(photo, attempt)
         except errors.PermanentError as error:
             with self.database.transaction() as connection:
                 photos.fail(connection, photo, error.reason, str(error))

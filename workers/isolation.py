@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 from core import errors, photos
 
@@ -16,15 +17,22 @@ _PATIENCE_SECONDS = 60.0
 
 
 class Gate:
-    """Lets holders in together or one of them alone; those who wait to be alone come first. Thread-safe."""
+    """Lets holders in together or one of them alone; those who wait to be alone come first. Thread-safe.
 
-    def __init__(self, patience_seconds: float = _PATIENCE_SECONDS) -> None:
+    `clock` gives seconds that never go back.
+    """
+
+    def __init__(
+        self, patience_seconds: float = _PATIENCE_SECONDS, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._patience_seconds = patience_seconds
+        self._clock = clock
         self._changed = threading.Condition()
         self._together = 0
         self._alone = False
         self._waiting = 0
         self._claimed: set[photos.Revision] = set()
+        self._begun: dict[photos.Revision, float] = {}
 
     @contextlib.contextmanager
     def claim(self, photo: photos.Revision) -> Iterator[bool]:
@@ -39,10 +47,22 @@ class Gate:
                 with self._changed:
                     self._claimed.discard(photo)
 
-    def claimed(self) -> list[photos.Revision]:
-        """What is in hand."""
+    @contextlib.contextmanager
+    def begun(self, photo: photos.Revision) -> Iterator[None]:
+        """An attempt at a claimed photo, which has been counted, is under way during the block."""
         with self._changed:
-            return list(self._claimed)
+            self._begun[photo] = self._clock()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._begun.pop(photo, None)
+
+    def begun_within(self, seconds: float) -> list[photos.Revision]:
+        """Those whose attempts are under way, and have been for at most so long."""
+        with self._changed:
+            now = self._clock()
+            return [photo for photo, since in self._begun.items() if now - since <= seconds]
 
     @contextlib.contextmanager
     def together(self) -> Iterator[None]:

@@ -70,7 +70,20 @@ def test_a_name_is_claimed_once_at_a_time() -> None:
     gate = isolation.Gate()
     with gate.claim(A) as first, gate.claim(A) as second, gate.claim(B) as other:
         assert (first, second, other) == (True, False, True)
-        assert sorted(photo.photo_id for photo in gate.claimed()) == [1, 2]
-    assert gate.claimed() == []
     with gate.claim(A) as again:
         assert again
+
+
+def test_what_is_under_way_and_for_how_long() -> None:
+    now = 0.0
+    gate = isolation.Gate(clock=lambda: now)
+    with gate.claim(A), gate.claim(B):
+        assert gate.begun_within(10) == [], "they only wait"
+        with gate.begun(A):
+            now = 8.0
+            with gate.begun(B):
+                assert gate.begun_within(10) == [A, B]
+                now = 11.0
+                assert gate.begun_within(10) == [B]
+            assert gate.begun_within(20) == [A]
+    assert gate.begun_within(20) == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+import dataclasses
 import pathlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,6 +15,7 @@ import pytest
 import torch
 
 from core import (
+    attempts,
     bundle,
     database,
     embedding,
@@ -25,7 +29,7 @@ from tests.acceptance import pictures
 from tests.integration import bundles, ledger
 from tests.integration.conftest import _open_folder
 from tests.integration.live_models import steps
-from workers import embed, embedded_s3, embedders, processes
+from workers import embed, embedded_s3, embedders, isolation, processes, recording
 
 pytestmark = pytest.mark.filterwarnings("ignore:DEDUP_BACKBONE_WEIGHTS=untrained")
 
@@ -66,10 +70,6 @@ def store(shared_store: _Store) -> _Store:
 
 
 def worker(base: database.Database, store: _Store) -> embed.Worker:
-    from concurrent import futures
-
-    from workers import isolation, recording
-
     ours = steps.config()
     known = embedders.prepare(ours, base)
     return embed.Worker(
@@ -78,7 +78,7 @@ def worker(base: database.Database, store: _Store) -> embed.Worker:
         store,
         known,
         isolation.Gate(),
-        futures.ThreadPoolExecutor(1),
+        concurrent.futures.ThreadPoolExecutor(1),
         recording.Recorder(base, known, "match"),
         in_flight=1,
     )
@@ -181,6 +181,48 @@ def test_a_retired_model_is_not_computed_any_more(
     photo = upload(base, store, ledger.new_property(), "a.jpg", pictures.jpeg("bedroom"))
     assert ours.embed(photo)
     assert asked == [frozenset({first.id})]
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(1.0, 0), (10_000.0, 1)])
+def test_an_order_to_stop_says_something_of_a_photo_only_if_it_hangs(
+    base: database.Database, store: _Store, seconds: float, counted: int
+) -> None:
+    ours = worker(base, store)
+    now = time.monotonic()
+    ours = dataclasses.replace(ours, gate=isolation.Gate(clock=lambda: now))
+    photo = upload(base, store, ledger.new_property(), "a.jpg", pictures.jpeg("bedroom"))
+    seen: list[int] = []
+
+    def stop() -> None:
+        nonlocal now
+        now += seconds
+        seen.append(ledger.row(base, photo)["attempts"])
+        ours.give_back()
+        seen.append(ledger.row(base, photo)["attempts"])
+
+    store.meanwhile = stop
+    assert ours.embed(photo)
+    assert seen == [1, counted]
+
+
+def test_what_only_waits_for_its_turn_is_not_given_back(base: database.Database, store: _Store) -> None:
+    ours = worker(base, store)
+    photo = upload(base, store, ledger.new_property(), "a.jpg", pictures.jpeg("bedroom"))
+    with base.transaction() as connection:
+        # By another process, which is lost with it.
+        attempts.begin_attempt(connection, photo, known=ours.models.known)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with ours.gate.together():
+            waiting = pool.submit(ours.embed, photo)
+            deadline = time.monotonic() + 60
+            while not ours.gate._waiting:
+                assert time.monotonic() < deadline
+            with base.transaction() as connection:
+                photos.fail(connection, photo, "killed_worker", "")
+            ours.give_back()
+        assert not waiting.result(60)
+    row = ledger.row(base, photo)
+    assert (row["status"], row["failure"], row["attempts"]) == ("failed", "killed_worker", 1)
 
 
 @pytest.mark.parametrize(
