@@ -18,7 +18,7 @@ from prometheus_client import core as prometheus
 from prometheus_client import registry
 
 from core import database, monitoring, observations, settings
-from workers import health, metrics
+from workers import health, metrics, probes
 from workers.app import DEAD_LETTERS, TASK_QUEUES, connection
 
 log = structlog.get_logger()
@@ -118,10 +118,8 @@ def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
     prometheus_client.REGISTRY.register(Asked("database", lambda: _of_database(base)))
     tasks, events = (*TASK_QUEUES, DEAD_LETTERS), (config.event_queue,)
-    prometheus_client.REGISTRY.register(Asked("broker", lambda: _of_queues(config.broker_url, config, tasks)))
-    prometheus_client.REGISTRY.register(
-        Asked("events", lambda: _of_queues(config.events_url, config, events))
-    )
+    prometheus_client.REGISTRY.register(Asked("broker", lambda: of_queues(config.broker_url, config, tasks)))
+    prometheus_client.REGISTRY.register(Asked("events", lambda: of_queues(config.events_url, config, events)))
 
 
 def register_device(device: str) -> None:
@@ -184,16 +182,20 @@ def _of_database(base: database.Database) -> Iterator[prometheus.Metric]:
     yield models
 
 
-def _of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
+def of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
+    """How long queues are; nothing of those that are not there. Raises what the transport does: the broker is away."""
     lengths: dict[str, int] = {}
     with connection(url, config, _SECONDS) as opened:
         opened.ensure_connection(max_retries=1, timeout=_SECONDS)
         for name in queues:
             # A channel each: RabbitMQ closes the one on which a queue was asked for that is not there.
             with opened.channel() as channel, contextlib.suppress(*opened.channel_errors):
-                lengths[name] = channel.queue_declare(name, passive=True).message_count
+                lengths[name] = probes.ready(channel, name)
     yield _gauge(
-        "dedup_queue_messages", "Messages that wait in a queue, without those in hand.", "queue", lengths
+        "dedup_queue_messages",
+        "Messages that a queue could give out now: none in hand, none that waits for its time.",
+        "queue",
+        lengths,
     )
 
 
