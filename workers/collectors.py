@@ -35,36 +35,64 @@ _SECONDS = 3.0
 """For each statement, and for each broker; Prometheus itself gives up after ten."""
 
 
-class Asked(registry.Collector):
-    """Metrics of a part that is asked at each scrape, one scrape at a time."""
+Ask = Callable[[], Iterable[prometheus.Metric]]
+"""Tells the measures of a part; raises whatever it does where the part does not answer."""
 
-    def __init__(self, part: str, ask: Callable[[], Iterable[prometheus.Metric]]) -> None:
-        self._part = part
-        self._ask = ask
-        self._lock = threading.Lock()
+
+class Asked(registry.Collector):
+    """Metrics of parts that are asked at each scrape, each part by one scrape at a time.
+
+    One collector of all parts: a metric of several of them must come as one family, or a scrape cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, tuple[Ask, threading.Lock]] = {}
+
+    def add(self, part: str, ask: Ask) -> None:
+        """Ask a part from now on; another `ask` of a part that is known replaces the first."""
+        self._parts[part] = ask, threading.Lock()
 
     def describe(self) -> list[prometheus.Metric]:
         """Nothing: asked at registration, a part that is away would keep the process from starting."""
         return []
 
     def collect(self) -> Iterator[prometheus.Metric]:
-        """Called by the registry. What the part tells, and whether it did."""
+        """Called by the registry. What the parts tell, and whether they did."""
+        asked = dict(self._parts)
+        if not asked:
+            return
         answered = prometheus.GaugeMetricFamily(
             "dedup_scrape_ok",
             "Whether a part that is asked at each scrape answered (1) or not (0).",
             labels=["part"],
         )
-        # One that is known to be away would use up all the time that the scrape of the others has.
-        told: list[prometheus.Metric] | None = None
-        if self._part not in health.process.parts_away():
-            try:
-                with self._lock:
-                    told = list(self._ask())
-            except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
-                log.warning("scrape_incomplete", part=self._part, error=f"{type(error).__name__}: {error}")
-        answered.add_metric([self._part], float(told is not None))
+        families: dict[str, prometheus.Metric] = {}
+        for part, (ask, lock) in asked.items():
+            told = self._told(part, ask, lock)
+            answered.add_metric([part], float(told is not None))
+            for metric in told or []:
+                families.setdefault(metric.name, metric)
+                if families[metric.name] is not metric:
+                    families[metric.name].samples.extend(metric.samples)
         yield answered
-        yield from told or []
+        yield from families.values()
+
+    def _told(self, part: str, ask: Ask, lock: threading.Lock) -> list[prometheus.Metric] | None:
+        # One that is known to be away would use up all the time that the scrape of the others has.
+        if part in health.process.parts_away():
+            return None
+        try:
+            with lock:
+                return list(ask())
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
+            log.warning("scrape_incomplete", part=part, error=f"{type(error).__name__}: {error}")
+            return None
+
+
+parts = Asked()
+"""What this process asks."""
+
+prometheus_client.REGISTRY.register(parts)
 
 
 class Health(registry.Collector):
@@ -116,16 +144,16 @@ def endpoints(
 
 def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
-    prometheus_client.REGISTRY.register(Asked("database", lambda: _of_database(base)))
+    parts.add("database", lambda: _of_database(base))
     tasks, events = (*TASK_QUEUES, DEAD_LETTERS), (config.event_queue,)
-    prometheus_client.REGISTRY.register(Asked("broker", lambda: of_queues(config.broker_url, config, tasks)))
-    prometheus_client.REGISTRY.register(Asked("events", lambda: of_queues(config.events_url, config, events)))
+    parts.add("broker", lambda: of_queues(config.broker_url, config, tasks))
+    parts.add("events", lambda: of_queues(config.events_url, config, events))
 
 
 def register_device(device: str) -> None:
     """Tell how a GPU is used; nothing on a CPU."""
     if device.startswith("cuda"):
-        prometheus_client.REGISTRY.register(Asked("device", lambda: _of_device(device)))
+        parts.add("device", lambda: _of_device(device))
 
 
 def _gauge(
