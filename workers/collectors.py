@@ -1,7 +1,8 @@
 """Measures that are taken when Prometheus asks: how this process is, and what only one kind of process is to ask.
 
 Database and broker are asked by the sweep alone, of which one runs; the GPU by the process that uses it. A part that
-does not answer leaves its measures out and says so in `dedup_scrape_ok`; the others are told all the same.
+does not answer leaves out its measures from there on and says so in `dedup_scrape_ok`; the others are told all the
+same.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import structlog
 from prometheus_client import core as prometheus
 from prometheus_client import registry
 
-from core import database, monitoring, observations, settings
+from core import database, models, monitoring, observations, settings
 from workers import health, metrics, probes
 from workers.app import DEAD_LETTERS, TASK_QUEUES, connection
 
@@ -36,7 +37,7 @@ _SECONDS = 3.0
 
 
 Ask = Callable[[], Iterable[prometheus.Metric]]
-"""Tells the measures of a part; raises whatever it does where the part does not answer."""
+"""Tells the measures of a part one by one; raises whatever it does where the part does not answer any further."""
 
 
 class Asked(registry.Collector):
@@ -68,25 +69,28 @@ class Asked(registry.Collector):
         )
         families: dict[str, prometheus.Metric] = {}
         for part, (ask, lock) in asked.items():
-            told = self._told(part, ask, lock)
-            answered.add_metric([part], float(told is not None))
-            for metric in told or []:
+            told: list[prometheus.Metric] = []
+            answered.add_metric([part], float(self._ask(part, ask, lock, told)))
+            for metric in told:
                 families.setdefault(metric.name, metric)
                 if families[metric.name] is not metric:
                     families[metric.name].samples.extend(metric.samples)
         yield answered
         yield from families.values()
 
-    def _told(self, part: str, ask: Ask, lock: threading.Lock) -> list[prometheus.Metric] | None:
+    def _ask(self, part: str, ask: Ask, lock: threading.Lock, told: list[prometheus.Metric]) -> bool:
         # One that is known to be away would use up all the time that the scrape of the others has.
         if part in health.process.parts_away():
-            return None
+            return False
         try:
             with lock:
-                return list(ask())
+                # One by one: what was measured before something failed is kept.
+                for metric in ask():
+                    told.append(metric)  # noqa: PERF402
         except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
             log.warning("scrape_incomplete", part=part, error=f"{type(error).__name__}: {error}")
-            return None
+            return False
+        return True
 
 
 parts = Asked()
@@ -144,7 +148,7 @@ def endpoints(
 
 def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
-    parts.add("database", lambda: _of_database(base))
+    parts.add("database", lambda: of_database(base))
     tasks, events = (*TASK_QUEUES, DEAD_LETTERS), (config.event_queue,)
     parts.add("broker", lambda: of_queues(config.broker_url, config, tasks))
     parts.add("events", lambda: of_queues(config.events_url, config, events))
@@ -165,49 +169,66 @@ def _gauge(
     return family
 
 
-def _of_database(base: database.Database) -> Iterator[prometheus.Metric]:
+def of_database(base: database.Database) -> Iterator[prometheus.Metric]:
+    """How the database stands. Raises TransientError: it is away or takes too long; what came before is right."""
+    # What an alert wakes somebody for comes first, what may take longest last.
     with base.transaction() as connection:
-        standing = monitoring.look(connection)
-    waiting = {"embed": standing.to_embed, "match": standing.to_match}
-    yield _gauge("dedup_photos", "Photos on record, by status.", "status", standing.photos)
-    yield prometheus.GaugeMetricFamily(
-        "dedup_photos_exact",
-        "Whether dedup_photos is counted (1) or estimated (0).",
-        value=float(standing.exact),
-    )
+        yield _of_models(models.every(connection))
+        waiting = monitoring.unfinished(connection)
+        yield from _of_waiting({"embed": waiting.to_embed, "match": waiting.to_match})
+        failures = monitoring.failed(connection)
+        yield _gauge(
+            "dedup_dead_photos",
+            f"Photos that are parked as failed, by reason; no more than {monitoring.COUNTED} are counted.",
+            "reason",
+            failures,
+        )
+        yield prometheus.GaugeMetricFamily(
+            "dedup_rejected_events",
+            f"Events on record that were not understood; no more than {monitoring.COUNTED} are counted.",
+            value=monitoring.rejected(connection),
+        )
+        total = monitoring.total(connection, waiting, failures)
+        yield _gauge("dedup_photos", "Photos on record, by status.", "status", total.photos)
+        yield prometheus.GaugeMetricFamily(
+            "dedup_photos_exact",
+            "Whether dedup_photos is counted (1) or estimated (0).",
+            value=float(total.exact),
+        )
+
+
+def _of_models(found: Iterable[models.Model]) -> prometheus.Metric:
+    family = prometheus.InfoMetricFamily("dedup_model", "The live models.")
+    for model in found:
+        if model.status != "retired":
+            family.add_metric([], {"model": model.id, "name": model.name, "status": model.status})
+    return family
+
+
+def _of_waiting(steps: dict[str, monitoring.Waiting]) -> Iterator[prometheus.Metric]:
     yield _gauge(
         "dedup_photos_waiting",
         f"Photos that wait for a step; together no more than {monitoring.COUNTED} are counted.",
         "step",
-        {step: found.photos for step, found in waiting.items()},
+        {step: found.photos for step, found in steps.items()},
+    )
+    yield _gauge(
+        "dedup_photos_waiting_long",
+        f"Those of them to which nothing has happened for {monitoring.LONG_SECONDS:.0f} s.",
+        "step",
+        {step: found.long for step, found in steps.items()},
     )
     yield _gauge(
         "dedup_photos_waiting_oldest_seconds",
         "Since anything last happened to the one that waits longest: its event, or the sweep.",
         "step",
-        {step: found.oldest_seconds for step, found in waiting.items()},
+        {step: found.oldest_seconds for step, found in steps.items()},
     )
     yield prometheus.GaugeMetricFamily(
         "dedup_photos_postponed",
         "Photos that wait whose tasks have given up at least once.",
-        value=standing.to_embed.postponed,
+        value=steps["embed"].postponed,
     )
-    yield _gauge(
-        "dedup_dead_photos",
-        f"Photos that are parked as failed, by reason; no more than {monitoring.COUNTED} are counted.",
-        "reason",
-        standing.failed,
-    )
-    yield prometheus.GaugeMetricFamily(
-        "dedup_rejected_events",
-        f"Events on record that were not understood; no more than {monitoring.COUNTED} are counted.",
-        value=standing.rejected,
-    )
-    models = prometheus.InfoMetricFamily("dedup_model", "The live models.")
-    for model in standing.models:
-        if model.status != "retired":
-            models.add_metric([], {"model": model.id, "name": model.name, "status": model.status})
-    yield models
 
 
 def of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
