@@ -2,6 +2,7 @@
 
 What waits or failed is few and has partial indexes; it is counted by those, and no further than to `COUNTED`. All
 photos are counted one by one only where they are few; of many the planner's estimate is told, which ANALYZE keeps.
+Each measure is asked for by itself, so that one that takes too long does not take the others with it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ from typing import Any
 
 import psycopg
 
-from core import database, models
+from core import database
 
-COUNTED = 100_000
-"""Counts of what waits, failed or was rejected end here: more is no other news."""
+COUNTED = 10_000
+"""Counts of what waits, failed or was rejected end here: more is no other news, and each may be a read of the disk."""
 
 EXACT = 200_000
 """Up to so many rows, by the planner's estimate, all photos are counted one by one: some 50 ms."""
+
+LONG_SECONDS = 300.0
+"""A photo to which nothing has happened for so long waits long."""
 
 STATUSES = ("pending", "embedded", "failed", "removed")
 
@@ -26,62 +30,71 @@ STATUSES = ("pending", "embedded", "failed", "removed")
 class Waiting:
     """Photos that wait for one thing (to be embedded, or to be matched).
 
-    `oldest_seconds`: since anything last happened to the one that waits longest (its event, the sweep); 0 for none.
+    `long`: those of them that have waited for more than `LONG_SECONDS`.
     `postponed`: those of them whose tasks have given up at least once, for a fault outside the photo.
+    `oldest_seconds`: since anything last happened to the one that waits longest (its event, the sweep); 0 for none.
     """
 
     photos: int = 0
+    long: int = 0
     postponed: int = 0
     oldest_seconds: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Standing:
-    """What `look` finds. `photos`: by status, without those that cannot be told cheaply; `exact`: not an estimate."""
+class Unfinished:
+    """Photos that wait, the oldest `COUNTED` of all together."""
+
+    to_embed: Waiting
+    to_match: Waiting
+
+
+@dataclasses.dataclass(frozen=True)
+class Total:
+    """`photos`: by status, without those that cannot be told cheaply; `exact`: not an estimate."""
 
     photos: dict[str, int]
     exact: bool
-    to_embed: Waiting
-    to_match: Waiting
-    failed: dict[str, int]
-    rejected: int
-    models: list[models.Model]
 
 
-def look(connection: database.Connection) -> Standing:
-    """How the database stands. `pending` and `failed` of `photos` end at `COUNTED`, unless `exact`."""
-    waiting = {
-        row["status"]: Waiting(row["photos"], row["postponed"], row["oldest_seconds"])
-        for row in database.execute(connection, "monitor_unfinished", limit=COUNTED)
+def unfinished(connection: database.Connection) -> Unfinished:
+    """What waits."""
+    rows = database.execute(connection, "monitor_unfinished", limit=COUNTED, long_seconds=LONG_SECONDS)
+    found = {
+        row["status"]: Waiting(row["photos"], row["long"], row["postponed"], row["oldest_seconds"])
+        for row in rows
     }
-    failed = {
-        row["reason"]: row["photos"] for row in database.execute(connection, "monitor_failed", limit=COUNTED)
-    }
-    to_embed = waiting.get("pending", Waiting())
-    photos = {
-        "pending": to_embed.photos,
-        "failed": sum(failed.values()),
-        **{
-            status: rows
-            for status in ("embedded", "removed")
-            if (rows := _estimate(connection, status)) is not None
-        },
-    }
+    return Unfinished(found.get("pending", Waiting()), found.get("embedded", Waiting()))
+
+
+def failed(connection: database.Connection) -> dict[str, int]:
+    """Photos that are parked as failed, by reason; together no more than `COUNTED`."""
+    rows = database.execute(connection, "monitor_failed", limit=COUNTED)
+    return {row["reason"]: row["photos"] for row in rows}
+
+
+def rejected(connection: database.Connection) -> int:
+    """Events that were not understood, no more than `COUNTED`."""
+    row = database.execute(connection, "monitor_rejected", limit=COUNTED).fetchone()
+    return row["rejected"] if row else 0
+
+
+def total(connection: database.Connection, waiting: Unfinished, failures: dict[str, int]) -> Total:
+    """All photos, given what `unfinished` and `failed` found."""
+    photos: dict[str, int] = {}
+    if waiting.to_embed.photos + waiting.to_match.photos < COUNTED:
+        photos["pending"] = waiting.to_embed.photos
+    if sum(failures.values()) < COUNTED:
+        photos["failed"] = sum(failures.values())
+    for status in STATUSES:
+        if status not in photos and (rows := _estimate(connection, status)) is not None:
+            photos[status] = rows
     exact = len(photos) == len(STATUSES) and sum(photos.values()) <= EXACT
     if exact:
         photos = dict.fromkeys(STATUSES, 0) | {
             row["status"]: row["photos"] for row in database.execute(connection, "monitor_photos")
         }
-    rejected = database.execute(connection, "monitor_rejected", limit=COUNTED).fetchone()
-    return Standing(
-        photos=photos,
-        exact=exact,
-        to_embed=to_embed,
-        to_match=waiting.get("embedded", Waiting()),
-        failed=failed,
-        rejected=rejected["rejected"] if rejected else 0,
-        models=models.every(connection),
-    )
+    return Total(photos, exact)
 
 
 def _estimate(connection: database.Connection, status: str) -> int | None:

@@ -738,7 +738,9 @@ LIMIT %(limit)s;
 
 -- name: monitor_unfinished
 -- Over all properties, by the small partial index.
-SELECT status, count(*) AS photos, count(*) FILTER (WHERE postponed > 0) AS postponed,
+SELECT status, count(*) AS photos,
+    count(*) FILTER (WHERE updated_at < now() - make_interval(secs => %(long_seconds)s)) AS long,
+    count(*) FILTER (WHERE postponed > 0) AS postponed,
     greatest(extract(epoch FROM now() - min(updated_at)), 0)::float8 AS oldest_seconds
 FROM (
     SELECT status, postponed, updated_at

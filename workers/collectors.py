@@ -1,7 +1,8 @@
 """Measures that are taken when Prometheus asks: how this process is, and what only one kind of process is to ask.
 
 Database and broker are asked by the sweep alone, of which one runs; the GPU by the process that uses it. A part that
-does not answer leaves its measures out and says so in `dedup_scrape_ok`; the others are told all the same.
+does not answer leaves out its measures from there on and says so in `dedup_scrape_ok`; the others are told all the
+same.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ import structlog
 from prometheus_client import core as prometheus
 from prometheus_client import registry
 
-from core import database, monitoring, observations, settings
-from workers import health, metrics
+from core import database, models, monitoring, observations, settings
+from workers import health, metrics, probes
 from workers.app import DEAD_LETTERS, TASK_QUEUES, connection
 
 log = structlog.get_logger()
@@ -35,36 +36,67 @@ _SECONDS = 3.0
 """For each statement, and for each broker; Prometheus itself gives up after ten."""
 
 
-class Asked(registry.Collector):
-    """Metrics of a part that is asked at each scrape, one scrape at a time."""
+Ask = Callable[[], Iterable[prometheus.Metric]]
+"""Tells the measures of a part one by one; raises whatever it does where the part does not answer any further."""
 
-    def __init__(self, part: str, ask: Callable[[], Iterable[prometheus.Metric]]) -> None:
-        self._part = part
-        self._ask = ask
-        self._lock = threading.Lock()
+
+class Asked(registry.Collector):
+    """Metrics of parts that are asked at each scrape, each part by one scrape at a time.
+
+    One collector of all parts: a metric of several of them must come as one family, or a scrape cannot be read.
+    """
+
+    def __init__(self) -> None:
+        self._parts: dict[str, tuple[Ask, threading.Lock]] = {}
+
+    def add(self, part: str, ask: Ask) -> None:
+        """Ask a part from now on; another `ask` of a part that is known replaces the first."""
+        self._parts[part] = ask, threading.Lock()
 
     def describe(self) -> list[prometheus.Metric]:
         """Nothing: asked at registration, a part that is away would keep the process from starting."""
         return []
 
     def collect(self) -> Iterator[prometheus.Metric]:
-        """Called by the registry. What the part tells, and whether it did."""
+        """Called by the registry. What the parts tell, and whether they did."""
+        asked = dict(self._parts)
+        if not asked:
+            return
         answered = prometheus.GaugeMetricFamily(
             "dedup_scrape_ok",
             "Whether a part that is asked at each scrape answered (1) or not (0).",
             labels=["part"],
         )
-        # One that is known to be away would use up all the time that the scrape of the others has.
-        told: list[prometheus.Metric] | None = None
-        if self._part not in health.process.parts_away():
-            try:
-                with self._lock:
-                    told = list(self._ask())
-            except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
-                log.warning("scrape_incomplete", part=self._part, error=f"{type(error).__name__}: {error}")
-        answered.add_metric([self._part], float(told is not None))
+        families: dict[str, prometheus.Metric] = {}
+        for part, (ask, lock) in asked.items():
+            told: list[prometheus.Metric] = []
+            answered.add_metric([part], float(self._ask(part, ask, lock, told)))
+            for metric in told:
+                families.setdefault(metric.name, metric)
+                if families[metric.name] is not metric:
+                    families[metric.name].samples.extend(metric.samples)
         yield answered
-        yield from told or []
+        yield from families.values()
+
+    def _ask(self, part: str, ask: Ask, lock: threading.Lock, told: list[prometheus.Metric]) -> bool:
+        # One that is known to be away would use up all the time that the scrape of the others has.
+        if part in health.process.parts_away():
+            return False
+        try:
+            with lock:
+                # One by one: what was measured before something failed is kept.
+                for metric in ask():
+                    told.append(metric)  # noqa: PERF402
+        except Exception as error:  # noqa: BLE001 - whatever it raises, the other measures are to be told
+            log.warning("scrape_incomplete", part=part, error=f"{type(error).__name__}: {error}")
+            return False
+        return True
+
+
+parts = Asked()
+"""What this process asks."""
+
+prometheus_client.REGISTRY.register(parts)
 
 
 class Health(registry.Collector):
@@ -116,18 +148,16 @@ def endpoints(
 
 def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
-    prometheus_client.REGISTRY.register(Asked("database", lambda: _of_database(base)))
+    parts.add("database", lambda: of_database(base))
     tasks, events = (*TASK_QUEUES, DEAD_LETTERS), (config.event_queue,)
-    prometheus_client.REGISTRY.register(Asked("broker", lambda: _of_queues(config.broker_url, config, tasks)))
-    prometheus_client.REGISTRY.register(
-        Asked("events", lambda: _of_queues(config.events_url, config, events))
-    )
+    parts.add("broker", lambda: of_queues(config.broker_url, config, tasks))
+    parts.add("events", lambda: of_queues(config.events_url, config, events))
 
 
 def register_device(device: str) -> None:
     """Tell how a GPU is used; nothing on a CPU."""
     if device.startswith("cuda"):
-        prometheus_client.REGISTRY.register(Asked("device", lambda: _of_device(device)))
+        parts.add("device", lambda: _of_device(device))
 
 
 def _gauge(
@@ -139,61 +169,82 @@ def _gauge(
     return family
 
 
-def _of_database(base: database.Database) -> Iterator[prometheus.Metric]:
+def of_database(base: database.Database) -> Iterator[prometheus.Metric]:
+    """How the database stands. Raises TransientError: it is away or takes too long; what came before is right."""
+    # What an alert wakes somebody for comes first, what may take longest last.
     with base.transaction() as connection:
-        standing = monitoring.look(connection)
-    waiting = {"embed": standing.to_embed, "match": standing.to_match}
-    yield _gauge("dedup_photos", "Photos on record, by status.", "status", standing.photos)
-    yield prometheus.GaugeMetricFamily(
-        "dedup_photos_exact",
-        "Whether dedup_photos is counted (1) or estimated (0).",
-        value=float(standing.exact),
-    )
+        yield _of_models(models.every(connection))
+        waiting = monitoring.unfinished(connection)
+        yield from _of_waiting({"embed": waiting.to_embed, "match": waiting.to_match})
+        failures = monitoring.failed(connection)
+        yield _gauge(
+            "dedup_dead_photos",
+            f"Photos that are parked as failed, by reason; no more than {monitoring.COUNTED} are counted.",
+            "reason",
+            failures,
+        )
+        yield prometheus.GaugeMetricFamily(
+            "dedup_rejected_events",
+            f"Events on record that were not understood; no more than {monitoring.COUNTED} are counted.",
+            value=monitoring.rejected(connection),
+        )
+        total = monitoring.total(connection, waiting, failures)
+        yield _gauge("dedup_photos", "Photos on record, by status.", "status", total.photos)
+        yield prometheus.GaugeMetricFamily(
+            "dedup_photos_exact",
+            "Whether dedup_photos is counted (1) or estimated (0).",
+            value=float(total.exact),
+        )
+
+
+def _of_models(found: Iterable[models.Model]) -> prometheus.Metric:
+    family = prometheus.InfoMetricFamily("dedup_model", "The live models.")
+    for model in found:
+        if model.status != "retired":
+            family.add_metric([], {"model": model.id, "name": model.name, "status": model.status})
+    return family
+
+
+def _of_waiting(steps: dict[str, monitoring.Waiting]) -> Iterator[prometheus.Metric]:
     yield _gauge(
         "dedup_photos_waiting",
         f"Photos that wait for a step; together no more than {monitoring.COUNTED} are counted.",
         "step",
-        {step: found.photos for step, found in waiting.items()},
+        {step: found.photos for step, found in steps.items()},
+    )
+    yield _gauge(
+        "dedup_photos_waiting_long",
+        f"Those of them to which nothing has happened for {monitoring.LONG_SECONDS:.0f} s.",
+        "step",
+        {step: found.long for step, found in steps.items()},
     )
     yield _gauge(
         "dedup_photos_waiting_oldest_seconds",
         "Since anything last happened to the one that waits longest: its event, or the sweep.",
         "step",
-        {step: found.oldest_seconds for step, found in waiting.items()},
+        {step: found.oldest_seconds for step, found in steps.items()},
     )
     yield prometheus.GaugeMetricFamily(
         "dedup_photos_postponed",
         "Photos that wait whose tasks have given up at least once.",
-        value=standing.to_embed.postponed,
+        value=steps["embed"].postponed,
     )
-    yield _gauge(
-        "dedup_dead_photos",
-        f"Photos that are parked as failed, by reason; no more than {monitoring.COUNTED} are counted.",
-        "reason",
-        standing.failed,
-    )
-    yield prometheus.GaugeMetricFamily(
-        "dedup_rejected_events",
-        f"Events on record that were not understood; no more than {monitoring.COUNTED} are counted.",
-        value=standing.rejected,
-    )
-    models = prometheus.InfoMetricFamily("dedup_model", "The live models.")
-    for model in standing.models:
-        if model.status != "retired":
-            models.add_metric([], {"model": model.id, "name": model.name, "status": model.status})
-    yield models
 
 
-def _of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
+def of_queues(url: str, config: settings.Settings, queues: Iterable[str]) -> Iterator[prometheus.Metric]:
+    """How long queues are; nothing of those that are not there. Raises what the transport does: the broker is away."""
     lengths: dict[str, int] = {}
     with connection(url, config, _SECONDS) as opened:
         opened.ensure_connection(max_retries=1, timeout=_SECONDS)
         for name in queues:
             # A channel each: RabbitMQ closes the one on which a queue was asked for that is not there.
             with opened.channel() as channel, contextlib.suppress(*opened.channel_errors):
-                lengths[name] = channel.queue_declare(name, passive=True).message_count
+                lengths[name] = probes.ready(channel, name)
     yield _gauge(
-        "dedup_queue_messages", "Messages that wait in a queue, without those in hand.", "queue", lengths
+        "dedup_queue_messages",
+        "Messages that a queue could give out now: none in hand, none that waits for its time.",
+        "queue",
+        lengths,
     )
 
 

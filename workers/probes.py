@@ -76,7 +76,7 @@ def count(url: str, config: settings.Settings, queues: Sequence[str]) -> None:
         with connection(url, config, _SECONDS) as opened:
             opened.connect()
             channel = opened.channel()
-            found = {name: _ready(channel, name) for name in queues}
+            found = {name: ready(channel, name) for name in queues}
     except Exception as error:  # noqa: BLE001 - each transport raises its own client's errors
         # Not a part that is away: whether the broker is, the loop that takes messages knows better.
         text = str(error).partition("\n")[0]
@@ -86,12 +86,17 @@ def count(url: str, config: settings.Settings, queues: Sequence[str]) -> None:
         health.process.waiting(name, messages)
 
 
-def _ready(channel: Any, queue: str) -> int:
-    metrics = getattr(channel, "pgmq", None)
-    if metrics is not None:
+def ready(channel: Any, queue: str) -> int:
+    """How many messages a queue could give out now: none in hand, none that waits for its time.
+
+    Raises one of the connection's `channel_errors` where there is no such queue.
+    """
+    declared = channel.queue_declare(queue=queue, passive=True)
+    pgmq = getattr(channel, "pgmq", None)
+    if pgmq is not None:
         # kombu counts those in hand here, too.
-        return int(metrics.metrics(channel.canonical_queue_name(queue)).queue_visible_length)
-    return int(channel.queue_declare(queue=queue, passive=True).message_count)
+        return int(pgmq.metrics(channel.canonical_queue_name(queue)).queue_visible_length)
+    return int(declared.message_count)
 
 
 def _ask(url: str) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+
 import numpy as np
 import psycopg
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from core import database, events, monitoring, observations, photos
 from tests.integration import ledger
 from tests.integration.conftest import Server
+from workers import collectors
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -23,9 +27,21 @@ def _empty(base: database.Database) -> None:
         connection.execute("DELETE FROM rejected_event")
 
 
-def look(base: database.Database) -> monitoring.Standing:
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """All of it."""
+
+    waiting: monitoring.Unfinished
+    failed: dict[str, int]
+    rejected: int
+    total: monitoring.Total
+
+
+def look(base: database.Database) -> Standing:
     with base.transaction() as connection:
-        return monitoring.look(connection)
+        waiting, failed = monitoring.unfinished(connection), monitoring.failed(connection)
+        total = monitoring.total(connection, waiting, failed)
+        return Standing(waiting, failed, monitoring.rejected(connection), total)
 
 
 def populate(base: database.Database) -> None:
@@ -52,23 +68,23 @@ def populate(base: database.Database) -> None:
 
 def test_of_nothing_there_is_nothing(base: database.Database) -> None:
     found = look(base)
-    assert found.photos == {"pending": 0, "embedded": 0, "failed": 0, "removed": 0}
-    assert (found.to_embed, found.to_match) == (monitoring.Waiting(), monitoring.Waiting())
+    assert found.total.photos == {"pending": 0, "embedded": 0, "failed": 0, "removed": 0}
+    assert (found.waiting.to_embed, found.waiting.to_match) == (monitoring.Waiting(), monitoring.Waiting())
     assert (found.failed, found.rejected) == ({}, 0)
 
 
 def test_few_photos_are_counted(base: database.Database) -> None:
     populate(base)
     found = look(base)
-    assert found.exact
-    assert found.photos == {"pending": 2, "embedded": 3, "failed": 2, "removed": 1}
-    assert (found.to_embed.photos, found.to_embed.postponed) == (2, 1)
-    assert found.to_embed.oldest_seconds == pytest.approx(3600, abs=300)
-    assert (found.to_match.photos, found.to_match.postponed) == (2, 0)
-    assert found.to_match.oldest_seconds == pytest.approx(7200, abs=300)
+    assert found.total.exact
+    assert found.total.photos == {"pending": 2, "embedded": 3, "failed": 2, "removed": 1}
+    assert (found.waiting.to_embed.photos, found.waiting.to_embed.postponed) == (2, 1)
+    assert (found.waiting.to_embed.long, found.waiting.to_match.long) == (1, 1)
+    assert found.waiting.to_embed.oldest_seconds == pytest.approx(3600, abs=300)
+    assert (found.waiting.to_match.photos, found.waiting.to_match.postponed) == (2, 0)
+    assert found.waiting.to_match.oldest_seconds == pytest.approx(7200, abs=300)
     assert found.failed == {"corrupt": 1, "too_large": 1}
     assert found.rejected == 1
-    assert [(model.id, model.status) for model in found.models] == [(ledger.Bundle.id, "active")]
 
 
 def test_counts_end_at_the_bound(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,8 +93,50 @@ def test_counts_end_at_the_bound(base: database.Database, monkeypatch: pytest.Mo
     monkeypatch.setattr(monitoring, "EXACT", 0)
     found = look(base)
     # Of what waits the oldest one is counted: it waits for its match.
-    assert (found.to_embed.photos, found.to_match.photos) == (0, 1)
-    assert (sum(found.failed.values()), found.photos["failed"]) == (1, 1)
+    assert (found.waiting.to_embed.photos, found.waiting.to_match.photos) == (0, 1)
+    assert sum(found.failed.values()) == 1
+
+
+def test_what_is_not_counted_to_its_end_is_estimated(
+    base: database.Database, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with base.transaction() as connection:
+        connection.execute(
+            "INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status)"
+            " SELECT 'p' || number / 20, 'photos', number::text, 'e', '', now(), now(), 'pending'"
+            " FROM generate_series(1, 2000) AS number",
+        )
+    with psycopg.connect(server.url("test_monitoring"), autocommit=True) as owner:
+        owner.execute("ANALYZE photo")
+    monkeypatch.setattr(monitoring, "COUNTED", 100)
+    monkeypatch.setattr(monitoring, "EXACT", 1000)
+    found = look(base)
+    assert found.waiting.to_embed.photos == 100
+    assert not found.total.exact, "a backlog does not pass for few photos"
+    assert found.total.photos["pending"] == pytest.approx(2000, rel=0.05)
+
+
+def test_a_measure_that_takes_too_long_leaves_the_others_alone(
+    server: Server, base: database.Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    populate(base)
+    real = database.query
+    monkeypatch.setattr(
+        database, "query", lambda name: b"SELECT pg_sleep(60)" if name == "monitor_photos" else real(name)
+    )
+    parts = collectors.Asked()
+    with contextlib.closing(
+        database.Database(server.url("test_monitoring", user="dedup_worker"), 1, statement_seconds=2)
+    ) as impatient:
+        parts.add("database", lambda: collectors.of_database(impatient))
+        told = {family.name: family for family in parts.collect()}
+    (ok,) = told["dedup_scrape_ok"].samples
+    assert ok.value == 0
+    (model,) = told["dedup_model"].samples
+    assert (model.labels["model"], model.labels["status"]) == (ledger.Bundle.id, "active")
+    assert {sample.value for sample in told["dedup_photos_waiting"].samples} == {2}
+    assert {sample.value for sample in told["dedup_photos_waiting_long"].samples} == {1}
+    assert "dedup_photos" not in told
 
 
 def test_many_photos_are_estimated_and_not_counted(
@@ -104,11 +162,11 @@ def test_many_photos_are_estimated_and_not_counted(
 
     monkeypatch.setattr(database, "execute", watch)
     found = look(base)
-    assert not found.exact
+    assert not found.total.exact
     assert "monitor_photos" not in executed, "the whole table is not read"
-    assert found.photos["embedded"] == pytest.approx(18_000, rel=0.05)
-    assert found.photos["removed"] == pytest.approx(2_000, rel=0.15)
-    assert (found.photos["pending"], found.photos["failed"]) == (0, 0)
+    assert found.total.photos["embedded"] == pytest.approx(18_000, rel=0.05)
+    assert found.total.photos["removed"] == pytest.approx(2_000, rel=0.15)
+    assert (found.total.photos["pending"], found.total.photos["failed"]) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +176,8 @@ def test_what_waits_or_failed_is_found_by_its_index(base: database.Database, nam
     with base.transaction() as connection:
         connection.execute("SET LOCAL enable_seqscan = off")
         rows = connection.execute(
-            b"EXPLAIN " + database.query(name).replace(b"%(limit)s", b"1000")
+            b"EXPLAIN "
+            + database.query(name).replace(b"%(limit)s", b"1000").replace(b"%(long_seconds)s", b"300")
         ).fetchall()
     plan = [row["QUERY PLAN"] for row in rows]
     (limit,) = (number for number, line in enumerate(plan) if "Limit" in line)

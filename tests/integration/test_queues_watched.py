@@ -16,7 +16,7 @@ from celery.worker import state
 
 from core import database, settings
 from tests.acceptance import brokers
-from workers import app, embedded_s3, health, ingest, probes, tasks
+from workers import app, collectors, embedded_s3, health, ingest, probes, tasks
 
 from . import conftest
 
@@ -104,6 +104,12 @@ def queue(config: settings.Settings) -> Iterator[kombu.simple.SimpleQueue]:
         found.close()
 
 
+def collected(config: settings.Settings) -> dict[str, float]:
+    """What Prometheus is told of the queue, and of one that is not there."""
+    (family,) = collectors.of_queues(config.broker_url, config, [QUEUE, "nobody.declared.it"])
+    return {sample.labels["queue"]: sample.value for sample in family.samples}
+
+
 def look(config: settings.Settings, clock: Clock, seconds: float) -> None:
     """As the thread does in so many seconds, only more seldom."""
     for _ in range(2):
@@ -131,6 +137,10 @@ def test_messages_that_wait_and_none_comes(
     # One in hand waits no longer.
     queue.consumer.qos(prefetch_count=1)
     message = queue.get(timeout=10)
+    told = collected(config)
+    assert told[QUEUE] == 1, "the one in hand and the retry are not told"
+    # kombu makes what is not there on SQS.
+    assert (set(told) == {QUEUE}) or config.broker_url.startswith("sqs")
     monitor.took()
     assert monitor.unwell(STUCK_SECONDS) == []
     look(config, clock, 2 * STUCK_SECONDS)

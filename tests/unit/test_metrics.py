@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import socket
 import urllib.request
@@ -9,14 +10,21 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import prometheus_client
+import prometheus_client.openmetrics.exposition
+import prometheus_client.openmetrics.parser
 import pytest
 from prometheus_client import core as prometheus
-from prometheus_client import parser
+from prometheus_client import openmetrics, parser
 
 from core import errors, observations, settings
 from workers import collectors, health, logs, metrics
 
 Value = Callable[..., float]
+
+
+def strictly(text: str) -> list[prometheus.Metric]:
+    """A scrape in OpenMetrics; its own parser is strict, unlike that of the older format."""
+    return list(openmetrics.parser.text_string_to_metric_families(text))  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(autouse=True)
@@ -116,12 +124,14 @@ def test_a_clock_that_is_ahead_gives_no_negative_wait(gained: Value) -> None:
     assert gained("dedup_queue_wait_seconds_sum", queue="embed") == 0
 
 
-def test_a_part_that_does_not_answer_leaves_out_its_own_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_that_does_not_answer_leaves_out_what_it_has_not_told_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: list[str] = []
 
     def of_broker() -> Iterator[prometheus.Metric]:
         asked.append("broker")
-        yield prometheus.GaugeMetricFamily("half", "told before the other half failed", value=1)
+        yield prometheus.GaugeMetricFamily("half", "told before the other half failed", value=3)
         raise errors.TransientError("the connection was lost")
 
     def of_database() -> Iterable[prometheus.Metric]:
@@ -129,8 +139,10 @@ def test_a_part_that_does_not_answer_leaves_out_its_own_alone(monkeypatch: pytes
         return [prometheus.GaugeMetricFamily("whole", "all of it", value=2)]
 
     registry = prometheus_client.CollectorRegistry()
+    parts = collectors.Asked()
+    registry.register(parts)
     for part, ask in {"broker": of_broker, "database": of_database}.items():
-        registry.register(collectors.Asked(part, ask))
+        parts.add(part, ask)
     assert asked == [], "nobody is asked before the first scrape"
     monitor = health.Monitor()
     monkeypatch.setattr(health, "process", monitor)
@@ -143,11 +155,35 @@ def test_a_part_that_does_not_answer_leaves_out_its_own_alone(monkeypatch: pytes
             for sample in family.samples
         }
 
-    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 1, "whole": 2}
+    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 1, "half": 3, "whole": 2}
     monitor.away("database", "refused")
     asked.clear()
-    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 0}
+    assert told() == {"dedup_scrape_okbroker": 0, "dedup_scrape_okdatabase": 0, "half": 3}
     assert asked == ["broker"], "one that is known to be away is not waited for"
+
+
+def test_what_several_parts_tell_is_one_family_as_openmetrics_has_it() -> None:
+    def queue(name: str) -> Iterator[prometheus.Metric]:
+        family = prometheus.GaugeMetricFamily("dedup_queue_messages", "Messages.", labels=["queue"])
+        family.add_metric([name], 3)
+        yield family
+
+    registry = prometheus_client.CollectorRegistry()
+    parts = collectors.Asked()
+    registry.register(parts)
+    assert list(registry.collect()) == [], "a process that asks nobody tells nothing of it"
+    for part, name in {"broker": "embed", "events": "dedup-events"}.items():
+        parts.add(part, functools.partial(queue, name))
+    for _ in range(2):
+        text: bytes = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+        told = {
+            family.name: {"".join(sample.labels.values()): sample.value for sample in family.samples}
+            for family in strictly(text.decode())
+        }
+        assert told == {
+            "dedup_scrape_ok": {"broker": 1, "events": 1},
+            "dedup_queue_messages": {"embed": 3, "dedup-events": 3},
+        }
 
 
 def test_health_as_numbers() -> None:
@@ -175,8 +211,11 @@ def test_a_scrape_over_http_can_be_read_and_says_what_runs(monkeypatch: pytest.M
         port = free.getsockname()[1]
     config = settings.Settings(health_port=port, health_host="127.0.0.1")
     health.serve(config, {}, collectors.endpoints(config, "match"))
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        told = list(parser.text_string_to_metric_families(answer.read().decode()))
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": openmetrics.exposition.CONTENT_TYPE_LATEST}
+    )
+    with urllib.request.urlopen(asked, timeout=10) as answer:  # noqa: S310 - our own process
+        told = strictly(answer.read().decode())
     samples = {sample.name: sample for family in told for sample in family.samples}
     version = importlib.metadata.version("listing-dedup")
     assert samples["dedup_build_info"].labels == {"version": version, "process": "match"}
