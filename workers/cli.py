@@ -297,8 +297,6 @@ def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> No
 
 
 def _celery(queues: str, concurrency: int) -> None:
-    from celery.worker import state
-
     from workers import dead_letters, loop, probes
     from workers.app import app as celery_app
 
@@ -312,7 +310,7 @@ def _celery(queues: str, concurrency: int) -> None:
     try:
         celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
         # Newer versions of click keep the exit code to themselves.
-        code = state.should_stop or 0
+        code = loop.exit_code()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, on a busy machine
