@@ -134,10 +134,14 @@ def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision.")] =
 def ingest() -> None:
     """Take the store's events until told to stop."""
     from workers import ingest as ingest_worker
+    from workers import traces
 
     config = settings.get()
     _begin(config, "ingest")
-    ingest_worker.run(config)
+    try:
+        ingest_worker.run(config)
+    finally:
+        traces.stop()
 
 
 @app.command()
@@ -148,10 +152,14 @@ def sweep(
 ) -> None:
     """Publish photos again that wait longer than they should: a lost message costs a delay, never a photo."""
     from workers import sweep as sweeper
+    from workers import traces
 
     config = settings.get()
     _begin(config, "sweep")
-    sweeper.run(config, every)
+    try:
+        sweeper.run(config, every)
+    finally:
+        traces.stop()
 
 
 @worker.command("embed")
@@ -288,9 +296,10 @@ def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> No
     """Tell how it is and end when told to, from the beginning on: loading a model takes a while."""
     from workers import collectors, health, probes
 
-    # Until Celery has handlers of its own, when there is something in hand.
+    # Until Celery has handlers of its own, when there is something in hand. Nothing but the end: what a signal
+    # interrupts may hold the locks that anything more would need.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _end(0))
+        signal.signal(number, lambda *_: os._exit(0))
 
     parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
     health.serve(config, parts, collectors.endpoints(config, process))
