@@ -182,6 +182,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     in_flight = embedding.photos_in_flight(
         config.embed_concurrency, embedding.choose_device(config.device), config.embed_batch_size
     )
+    objects.share_memory(in_flight)
     models = embedders.prepare(config, base)
     _worker = Worker(
         config=config,

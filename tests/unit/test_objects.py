@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import random
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,7 +115,7 @@ def test_a_body_that_trickles_is_given_up() -> None:
 
 
 def test_what_does_not_fit_waits_before_its_body_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(objects, "_MEMORY", budgets.Budget(3000))
+    monkeypatch.setattr(objects, "_MEMORY", budgets.Budget(1500))
     asked = threading.Event()
     whole = objects._MEMORY.hold
 
@@ -132,13 +134,42 @@ def test_what_does_not_fit_waits_before_its_body_is_read(monkeypatch: pytest.Mon
 
         with objects.fetched(s3, "photos", "a.jpg", 1000) as found:
             assert len(found.data) == 1000
-            assert objects._MEMORY._free == 1000
+            assert objects._MEMORY._free == 500
             monkeypatch.setattr(objects._MEMORY, "hold", hold)
             later = pool.submit(second)
             assert asked.wait(60)
             assert not later.done()
         assert later.result(60) == 1000
-    assert objects._MEMORY._free == 3000
+    assert objects._MEMORY._free == 1500
+
+
+def test_a_fetch_takes_its_length_once() -> None:
+    length = 8_000_000
+    body = random.Random(0).randbytes(length)
+    answer = HEAD.replace(b"1000", b"%d" % length) + body
+    with store(lambda client, _: client.sendall(answer)) as s3:
+        tracemalloc.start()
+        try:
+            found = objects.fetch(s3, "photos", "a.jpg", length)
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert found.data == body
+    assert peak < 1.5 * length
+
+
+def test_nothing_is_read_of_an_empty_one() -> None:
+    with store(lambda client, _: client.sendall(HEAD.replace(b"1000", b"0"))) as s3:
+        assert objects.fetch(s3, "photos", "a.jpg", 1000).data == b""
+
+
+@pytest.mark.parametrize(("in_flight", "total"), [(1, 200_000_000), (16, 200_000_000), (192, 1_920_000_000)])
+def test_photos_in_flight_have_memory_enough_to_fill_batches(
+    monkeypatch: pytest.MonkeyPatch, in_flight: int, total: int
+) -> None:
+    monkeypatch.setattr(objects, "_MEMORY", objects._MEMORY)
+    objects.share_memory(in_flight)
+    assert objects._MEMORY._free == total
 
 
 def test_a_fetch_that_fails_gives_back_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
