@@ -181,7 +181,7 @@ def worker_embed(
 
     prepared = embed.prepare(config, bulk=bulk)
     if bulk:
-        _celery(EMBED_BULK, embed.BULK_TASKS)
+        _celery(EMBED_BULK, embed.bulk_tasks(prepared.in_flight))
     else:
         _celery(EMBED, prepared.in_flight)
 
