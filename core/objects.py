@@ -24,6 +24,8 @@ FETCHED_BYTES_EACH = 10_000_000
 
 _MEMORY = budgets.Budget(FETCHED_BYTES)
 _PIECE_BYTES = 2**20
+_OPEN_SECONDS = 5.0
+"""How long an answer may stay open that nobody reads: stores drop it after a while, which would count as a failure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,14 @@ def client(config: settings.Settings, connections: int = 10) -> Any:
     )
 
 
+class _NoRoomError(Exception):
+    """There was no memory for so many bytes while the answer could stay open."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"no memory for {length} bytes")
+        self.length = length
+
+
 def share_memory(in_flight: int) -> None:
     """Give so many photos in flight the memory that they need; to be called before the first is fetched."""
     global _MEMORY  # noqa: PLW0603 - a process has one memory
@@ -67,17 +77,29 @@ def fetched(
 ) -> Iterator[Object]:
     """As `fetch`, for one of many threads: while the block runs, its bytes count among those of `share_memory`.
 
-    What does not fit waits before its body is read. Within the block nothing else may be fetched this way.
+    What does not fit waits before its body is read; after a while without its answer, which is asked for again then.
+    Within the block nothing else may be fetched this way.
     """
     with contextlib.ExitStack() as held:
-        yield fetch(
-            s3,
-            bucket,
-            key,
-            max_bytes,
-            timeout_seconds,
-            lambda length: held.enter_context(_MEMORY.hold(length)),
-        )
+
+        def hold(length: int) -> None:
+            if not held.enter_context(_MEMORY.hold(length, _OPEN_SECONDS)):
+                raise _NoRoomError(length)
+
+        try:
+            found = fetch(s3, bucket, key, max_bytes, timeout_seconds, hold)
+        except _NoRoomError as error:
+            had = error.length
+            held.enter_context(_MEMORY.hold(had))
+
+            def fits(length: int) -> None:
+                if length > had:
+                    raise errors.TransientError(
+                        f"s3://{bucket}/{key} was replaced by a larger one while it waited."
+                    )
+
+            found = fetch(s3, bucket, key, max_bytes, timeout_seconds, fits)
+        yield found
 
 
 def fetch(

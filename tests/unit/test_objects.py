@@ -119,9 +119,9 @@ def test_what_does_not_fit_waits_before_its_body_is_read(monkeypatch: pytest.Mon
     asked = threading.Event()
     whole = objects._MEMORY.hold
 
-    def hold(amount: int) -> contextlib.AbstractContextManager[None]:
+    def hold(amount: int, patience_seconds: float) -> contextlib.AbstractContextManager[bool]:
         asked.set()
-        return whole(amount)
+        return whole(amount, patience_seconds)
 
     with (
         store(lambda client, _: client.sendall(HEAD + b"x" * 1000)) as s3,
@@ -140,6 +140,51 @@ def test_what_does_not_fit_waits_before_its_body_is_read(monkeypatch: pytest.Mon
             assert asked.wait(60)
             assert not later.done()
         assert later.result(60) == 1000
+    assert objects._MEMORY._free == 1500
+
+
+@pytest.mark.parametrize("later_length", [400, 1000, 1100])
+def test_what_waits_long_does_so_without_an_open_answer(
+    monkeypatch: pytest.MonkeyPatch, later_length: int
+) -> None:
+    """The answer is closed, the memory waited for, and the object asked for again, whatever it is then."""
+    monkeypatch.setattr(objects, "_MEMORY", budgets.Budget(1500))
+    monkeypatch.setattr(objects, "_OPEN_SECONDS", 0.01)
+    asked = 0
+    closed = threading.Event()
+
+    def answer(client: socket.socket, _: threading.Event) -> None:
+        nonlocal asked
+        asked += 1
+        length = 1000 if asked == 1 else later_length
+        client.sendall(HEAD.replace(b"1000", b"%d" % length))
+        if asked == 1:
+            # Nothing more is sent, so that only the client can end it.
+            client.settimeout(60)
+            assert client.recv(1) == b""
+            closed.set()
+        else:
+            client.sendall(b"x" * length)
+
+    def fetch(s3: Any) -> int:
+        with objects.fetched(s3, "photos", "a.jpg", 2000) as found:
+            assert objects._MEMORY._free == 500
+            return len(found.data)
+
+    with (
+        store(answer, timeout_seconds=30) as s3,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+    ):
+        with objects._MEMORY.hold(1000):
+            later = pool.submit(fetch, s3)
+            assert closed.wait(60)
+            assert not later.done()
+        if later_length > 1000:
+            with pytest.raises(errors.TransientError, match="replaced by a larger one"):
+                later.result(60)
+        else:
+            assert later.result(60) == later_length
+    assert asked == 2
     assert objects._MEMORY._free == 1500
 
 
