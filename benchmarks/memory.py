@@ -40,6 +40,7 @@ def _measure(endpoint_url: str, rounds: int) -> list[results.Row]:
     }
     device = "cpu"
     in_flight = embedding.photos_in_flight(None, device)
+    objects.share_memory(in_flight)
     s3 = objects.client(settings.Settings(s3_endpoint_url=endpoint_url), in_flight)
     kinds = {
         "JPEG": pictures.jpegs(1, SIZE)[0],

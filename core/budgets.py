@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 
 
@@ -23,18 +24,35 @@ class Budget:
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def hold(self, amount: int) -> Iterator[None]:
-        """Wait for so many bytes and hold them while the block runs. Not to be nested: two would wait for ever."""
+    def hold(self, amount: int, patience_seconds: float = threading.TIMEOUT_MAX) -> Iterator[bool]:
+        """Wait for so many bytes and hold them while the block runs. Not to be nested: two would wait for ever.
+
+        False for the block, which holds none then, when they were not free within `patience_seconds`.
+        """
         amount = min(amount, self._total)
-        with self._turn, self._changed:
-            self._changed.wait_for(lambda: self._free >= amount)
-            self._free -= amount
+        if not self._take(amount, patience_seconds):
+            yield False
+            return
         try:
-            yield
+            yield True
         finally:
             with self._changed:
                 self._free += amount
                 self._changed.notify_all()
+
+    def _take(self, amount: int, patience_seconds: float) -> bool:
+        until = time.monotonic() + patience_seconds
+        if not self._turn.acquire(timeout=patience_seconds):
+            return False
+        try:
+            with self._changed:
+                left = max(0.0, until - time.monotonic())
+                if not self._changed.wait_for(lambda: self._free >= amount, left):
+                    return False
+                self._free -= amount
+                return True
+        finally:
+            self._turn.release()
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8  # mallopt(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,9 +19,13 @@ from core import budgets, errors, settings
 FETCH_SECONDS = 60.0
 FETCHED_BYTES = 200_000_000
 """Memory that photos take together from their fetch until they are embedded; a larger one is fetched alone."""
+FETCHED_BYTES_EACH = 10_000_000
+"""What is had for each photo in flight, where this makes more: on a GPU, whose batches would never fill otherwise."""
 
 _MEMORY = budgets.Budget(FETCHED_BYTES)
 _PIECE_BYTES = 2**20
+_OPEN_SECONDS = 5.0
+"""How long an answer may stay open that nobody reads: stores drop it after a while, which would count as a failure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,24 +57,49 @@ def client(config: settings.Settings, connections: int = 10) -> Any:
     )
 
 
+class _NoRoomError(Exception):
+    """There was no memory for so many bytes while the answer could stay open."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"no memory for {length} bytes")
+        self.length = length
+
+
+def share_memory(in_flight: int) -> None:
+    """Give so many photos in flight the memory that they need; to be called before the first is fetched."""
+    global _MEMORY  # noqa: PLW0603 - a process has one memory
+    _MEMORY = budgets.Budget(max(FETCHED_BYTES, in_flight * FETCHED_BYTES_EACH))
+
+
 @contextlib.contextmanager
 def fetched(
     s3: Any, bucket: str, key: str, max_bytes: int, timeout_seconds: float = FETCH_SECONDS
 ) -> Iterator[Object]:
-    """As `fetch`, for one of many threads: while the block runs, its bytes count among `FETCHED_BYTES`.
+    """As `fetch`, for one of many threads: while the block runs, its bytes count among those of `share_memory`.
 
-    What does not fit waits before its body is read. Within the block nothing else may be fetched this way.
+    What does not fit waits before its body is read; after a while without its answer, which is asked for again then.
+    Within the block nothing else may be fetched this way.
     """
     with contextlib.ExitStack() as held:
-        # Twice: at the end of the fetch, the pieces and the whole.
-        yield fetch(
-            s3,
-            bucket,
-            key,
-            max_bytes,
-            timeout_seconds,
-            lambda length: held.enter_context(_MEMORY.hold(2 * length)),
-        )
+
+        def hold(length: int) -> None:
+            if not held.enter_context(_MEMORY.hold(length, _OPEN_SECONDS)):
+                raise _NoRoomError(length)
+
+        try:
+            found = fetch(s3, bucket, key, max_bytes, timeout_seconds, hold)
+        except _NoRoomError as error:
+            had = error.length
+            held.enter_context(_MEMORY.hold(had))
+
+            def fits(length: int) -> None:
+                if length > had:
+                    raise errors.TransientError(
+                        f"s3://{bucket}/{key} was replaced by a larger one while it waited."
+                    )
+
+            found = fetch(s3, bucket, key, max_bytes, timeout_seconds, fits)
+        yield found
 
 
 def fetch(
@@ -100,7 +130,7 @@ def fetch(
                     "upload a smaller photo or raise the limit.",
                 )
             wait(length)
-            data = _read(body, name, max_bytes + 1, time.monotonic() + timeout_seconds)
+            data = _read(body, name, length, time.monotonic() + timeout_seconds)
     except botocore.exceptions.ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code in {"NoSuchKey", "NoSuchVersion", "404"}:
@@ -114,15 +144,19 @@ def fetch(
     return Object(data=data, etag=str(answer.get("ETag", "")).strip('"'))
 
 
-def _read(body: Any, name: str, most_bytes: int, deadline: float) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
+def _read(body: Any, name: str, length: int, deadline: float) -> bytes:
+    data = io.BytesIO()
+    # Its whole size at once, and `getvalue` copies nothing: pieces that are joined take twice their memory.
+    if length:
+        data.seek(length - 1)
+        data.write(b"\0")
+        data.seek(0)
     # What the network has ready, however little: a read of a fixed size would wait for a trickle without an end.
-    while size < most_bytes and (piece := body.read1(min(_PIECE_BYTES, most_bytes - size))):
-        pieces.append(piece)
-        size += len(piece)
+    while data.tell() < length and (piece := body.read1(min(_PIECE_BYTES, length - data.tell()))):
+        data.write(piece)
         if time.monotonic() >= deadline:
             raise errors.TransientError(
-                f"{name} comes too slowly: {size} bytes so far; see DEDUP_S3_FETCH_TIMEOUT_SECONDS."
+                f"{name} comes too slowly: {data.tell()} bytes so far; see DEDUP_S3_FETCH_TIMEOUT_SECONDS."
             )
-    return b"".join(pieces)
+    data.truncate()
+    return data.getvalue()

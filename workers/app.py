@@ -24,6 +24,8 @@ TASK_QUEUES = (EMBED, EMBED_BULK, MATCH, MATCH_BULK)
 DEAD_LETTERS = "dedup.dead-letters"
 EMBED_TASK = "dedup.embed"
 EMBED_MANY_TASK = "dedup.embed_many"
+PHOTOS_A_TASK = 16
+"""Most photos of one task of a backfill."""
 MATCH_TASK = "dedup.match"
 MATCH_MANY_TASK = "dedup.match_many"
 MATCHES_A_TASK = 16

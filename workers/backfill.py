@@ -16,9 +16,8 @@ from collections.abc import Callable
 
 from core import backfills, database, errors, settings
 from workers import sources
-from workers.app import publish_embed_many
+from workers.app import PHOTOS_A_TASK, publish_embed_many
 
-_PHOTOS_A_TASK = 16
 _PHOTOS_OF_ESTIMATE = 500
 _POLL_SECONDS = 0.25
 _QUIET_SECONDS = 600.0
@@ -86,7 +85,7 @@ def run(
     again_since = backfill.started_at if source.again else None
     state = _State(base, source, backfill, total, again_since or backfill.resumed_at, report)
     pace = _Pace(rate)
-    for page in source.pages(backfill.position, min(_PHOTOS_A_TASK, config.backfill_window), dry=False):
+    for page in source.pages(backfill.position, min(PHOTOS_A_TASK, config.backfill_window), dry=False):
         if page.photos:
             room = config.backfill_window - len(page.photos)
             if state.outstanding() > room:

@@ -134,10 +134,14 @@ def migrate(revision: Annotated[str, typer.Argument(help="Alembic revision.")] =
 def ingest() -> None:
     """Take the store's events until told to stop."""
     from workers import ingest as ingest_worker
+    from workers import traces
 
     config = settings.get()
     _begin(config, "ingest")
-    ingest_worker.run(config)
+    try:
+        ingest_worker.run(config)
+    finally:
+        traces.stop()
 
 
 @app.command()
@@ -148,10 +152,14 @@ def sweep(
 ) -> None:
     """Publish photos again that wait longer than they should: a lost message costs a delay, never a photo."""
     from workers import sweep as sweeper
+    from workers import traces
 
     config = settings.get()
     _begin(config, "sweep")
-    sweeper.run(config, every)
+    try:
+        sweeper.run(config, every)
+    finally:
+        traces.stop()
 
 
 @worker.command("embed")
@@ -173,7 +181,7 @@ def worker_embed(
 
     prepared = embed.prepare(config, bulk=bulk)
     if bulk:
-        _celery(EMBED_BULK, embed.BULK_TASKS)
+        _celery(EMBED_BULK, embed.bulk_tasks(prepared.in_flight))
     else:
         _celery(EMBED, prepared.in_flight)
 
@@ -288,17 +296,16 @@ def _begin_worker(config: settings.Settings, process: str, *, store: bool) -> No
     """Tell how it is and end when told to, from the beginning on: loading a model takes a while."""
     from workers import collectors, health, probes
 
-    # Until Celery has handlers of its own, when there is something in hand.
+    # Until Celery has handlers of its own, when there is something in hand. Nothing but the end: what a signal
+    # interrupts may hold the locks that anything more would need.
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: _end(0))
+        signal.signal(number, lambda *_: os._exit(0))
 
     parts = {"database": probes.of_database(config)} | ({"store": probes.of_store(config)} if store else {})
     health.serve(config, parts, collectors.endpoints(config, process))
 
 
 def _celery(queues: str, concurrency: int) -> None:
-    from celery.worker import state
-
     from workers import dead_letters, loop, probes
     from workers.app import app as celery_app
 
@@ -312,7 +319,7 @@ def _celery(queues: str, concurrency: int) -> None:
     try:
         celery_app.worker_main(["--quiet", "worker", *arguments, *quiet])
         # Newer versions of click keep the exit code to themselves.
-        code = state.should_stop or 0
+        code = loop.exit_code()
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 1
     # Its tasks are done and acknowledged; taking torch apart object by object costs seconds more, on a busy machine

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import math
 from typing import Any
 
 import structlog
@@ -24,12 +25,26 @@ from workers import (
     tasks,
     traces,
 )
-from workers.app import EMBED_BULK, EMBED_TASK, MATCH, MATCH_BULK, app, policy, publish_embed
+from workers.app import (
+    EMBED_BULK,
+    EMBED_TASK,
+    MATCH,
+    MATCH_BULK,
+    PHOTOS_A_TASK,
+    app,
+    policy,
+    publish_embed,
+)
 
 log = structlog.get_logger()
 
-BULK_TASKS = 2
-"""Tasks of many photos at a time in a process: while one waits for its last photos, the next one begins."""
+
+def bulk_tasks(in_flight: int) -> int:
+    """How many tasks of many photos a process has in hand, so that so many photos are in flight.
+
+    One more than hold them: while one waits for its last photos, the next one begins.
+    """
+    return math.ceil(in_flight / PHOTOS_A_TASK) + 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,6 +197,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
     in_flight = embedding.photos_in_flight(
         config.embed_concurrency, embedding.choose_device(config.device), config.embed_batch_size
     )
+    objects.share_memory(in_flight)
     models = embedders.prepare(config, base)
     _worker = Worker(
         config=config,

@@ -25,7 +25,7 @@ class Loop(bootsteps.StartStopStep):
         health.process.took()
         health.process.turned(_NAME)
         health.process.ready()
-        stopping.process.watch(settings.get().stop_seconds, _ends)
+        stopping.process.watch(settings.get().stop_seconds, _ends, exit_code)
         if parent.hub is not None:
             # Dropped by Celery with the connection.
             parent.timer.call_repeatedly(_TURN_SECONDS, health.process.turned, (_NAME,))
@@ -48,6 +48,11 @@ class Loop(bootsteps.StartStopStep):
             stopping.process.gives_back(parent.connection.default_channel.close)
         else:
             health.process.away("broker", "the connection was lost")
+
+
+def exit_code() -> int:
+    """What the worker is to end with: 0, unless it is unfit."""
+    return int(state.should_stop or 0)
 
 
 def _ends() -> bool:

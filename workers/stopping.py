@@ -39,12 +39,20 @@ class Stop:
         """Have `step` called should the process end with work in hand; those added last are called last."""
         self._last.append(step)
 
-    def watch(self, seconds: float, asked: Callable[[], bool] = lambda: False) -> None:
-        """Once it is told to stop, or `asked`, work in hand has so many seconds. To be called at the start."""
+    def watch(
+        self,
+        seconds: float,
+        asked: Callable[[], bool] = lambda: False,
+        exit_code: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Once it is told to stop, or `asked`, work in hand has so many seconds. To be called at the start.
+
+        `exit_code`: what the process ends with should it end with work in hand.
+        """
         if self._watched:
             return
         self._watched = True
-        threading.Thread(target=self._end, args=(seconds, asked), name="stop", daemon=True).start()
+        threading.Thread(target=self._end, args=(seconds, asked, exit_code), name="stop", daemon=True).start()
 
     def on_signals(self, seconds: float) -> None:
         """For a process that works in its main thread: SIGTERM and Ctrl-C end it, at once or after `in_hand`."""
@@ -69,7 +77,7 @@ class Stop:
         finally:
             self._busy = False
 
-    def _end(self, seconds: float, asked: Callable[[], bool]) -> None:
+    def _end(self, seconds: float, asked: Callable[[], bool], exit_code: Callable[[], int]) -> None:
         while not (self.told or asked()):
             time.sleep(_LOOK_SECONDS)
         self.told = True
@@ -80,7 +88,7 @@ class Stop:
             thread.start()
             thread.join(LAST_SECONDS)
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(exit_code())
 
 
 process = Stop()

@@ -7,6 +7,7 @@ headers and attributes of the service are set by OpenTelemetry's own variables (
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
 _NAME = "listing-dedup"
+
+STOP_SECONDS = 3.0
+"""For sending the last spans: a receiver may be away, and OpenTelemetry's own patience is 30 s."""
 
 _provider: TracerProvider | None = None
 _tracer: trace.Tracer | None = None
@@ -40,7 +44,10 @@ def start(config: settings.Settings, process: str) -> None:
         raise errors.ConfigurationError(
             f"DEDUP_TRACES_ENDPOINT is set, and a package is missing ({error}): pip install 'listing-dedup[traces]'."
         ) from error
-    provider = TracerProvider(resource=Resource.create({"service.name": f"{_NAME}-{process}"}))
+    # At the exit of Python it would wait for the receiver without our bound; `stop` is for that.
+    provider = TracerProvider(
+        resource=Resource.create({"service.name": f"{_NAME}-{process}"}), shutdown_on_exit=False
+    )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint=config.traces_endpoint)))
     use(provider)
 
@@ -52,11 +59,13 @@ def use(provider: TracerProvider) -> None:
 
 
 def stop() -> None:
-    """Send what is left, and trace no more."""
-    global _provider, _tracer  # noqa: PLW0603 - a process has one
-    if _provider is not None:
-        _provider.shutdown()
-    _provider = _tracer = None
+    """Trace no more, and send what is left, as far as that takes no longer than `STOP_SECONDS`."""
+    global _provider, _tracer
+    provider, _provider, _tracer = _provider, None, None
+    if provider is not None:
+        last = threading.Thread(target=provider.shutdown, name="last spans", daemon=True)
+        last.start()
+        last.join(STOP_SECONDS)
 
 
 @contextlib.contextmanager

@@ -39,6 +39,29 @@ def test_more_than_there_is_goes_alone() -> None:
     assert budget._free == 10
 
 
+def test_who_has_no_more_patience_holds_nothing() -> None:
+    budget = budgets.Budget(10)
+    entered, leave = threading.Event(), threading.Event()
+    with budget.hold(6):
+        with budget.hold(5, 0.0) as had:
+            assert not had
+        assert budget._free == 4
+        # It is this one's turn, and it waits, too.
+        turn = held(budget, 5, entered, leave)
+        while not budget._turn.locked():
+            pass
+        with budget.hold(1, 0.0) as had:
+            assert not had
+        with budget.hold(1, 0.01) as had:
+            assert not had
+    assert entered.wait(60)
+    leave.set()
+    turn.join()
+    with budget.hold(10, 0.0) as had:
+        assert had
+    assert budget._free == 10
+
+
 def test_an_error_gives_back_what_was_held() -> None:
     budget = budgets.Budget(10)
     try:

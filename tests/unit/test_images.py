@@ -214,7 +214,7 @@ def test_memory_is_taken_for_what_decoding_needs(
 
     hold = images._MEMORY.hold
 
-    def watched(amount: int) -> contextlib.AbstractContextManager[None]:
+    def watched(amount: int) -> contextlib.AbstractContextManager[bool]:
         asked.append(amount)
         return hold(amount)
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import celery
 import celery.app.task
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import (
+    BatchSpanProcessor,
+    SimpleSpanProcessor,
+    SpanExporter,
+    SpanExportResult,
+)
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from core import errors, settings
@@ -38,6 +44,34 @@ def test_without_the_packages_the_remedy_is_told(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     with pytest.raises(errors.ConfigurationError, match=r"DEDUP_TRACES_ENDPOINT .*listing-dedup\[traces\]"):
         traces.start(settings.Settings(traces_endpoint="http://127.0.0.1:1/v1/traces"), "embed")
+
+
+def test_a_receiver_that_does_not_answer_does_not_hold_up_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Silent(SpanExporter):
+        def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            del spans
+            asked.set()
+            answer.wait()
+            return SpanExportResult.FAILURE
+
+    monkeypatch.setattr(traces, "STOP_SECONDS", 0.1)
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(Silent()))
+    traces.use(provider)
+    with traces.span("ingest"):
+        pass
+    try:
+        traces.stop()
+        assert asked.wait(60), "it was tried"
+        assert traces.headers() == {}
+        assert [thread for thread in threading.enumerate() if thread.name == "last spans"], "it still waits"
+    finally:
+        answer.set()
+    for thread in threading.enumerate():
+        if thread.name == "last spans":
+            thread.join(60)
 
 
 def test_a_message_carries_the_trace_of_what_published_it(spans: InMemorySpanExporter) -> None:
