@@ -105,6 +105,8 @@ def replay(
                 count, last = count + len(chunk), chunk[-1]
     letters = broker.replay(settings.get(), limit=100_000) if everything or tasks else 0
     _output.print(f"Put back: {count} photos, {letters} tasks of the dead-letter queue.")
+    if count:
+        _output.print(f"The photos wait in {EMBED_BULK} for a `dedup worker embed --bulk`.", markup=False)
     if not count and not letters:
         raise typer.Exit(1)
 
@@ -189,6 +191,9 @@ def _database() -> Iterator[database.Database]:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = rich.table.Table(*columns)
+    # Cut short, rows could not be told apart.
+    for column in table.columns:
+        column.overflow = "fold"
     for row in rows:
         # Texts of others: no markup of theirs is to be read as ours.
         table.add_row(*(rich.text.Text(cell) for cell in row))

@@ -36,7 +36,8 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
     with contextlib.closing(base):
         switcher = switching.Switcher(base)
         if every_seconds is None:
-            sweep(config, base, switcher)
+            published = sweep(config, base, switcher)
+            log.info("swept", published=published, overdue_after_seconds=config.sweep_after_seconds)
             return
         parts = {"database": probes.of_database(config), "broker": probes.of_broker(config)}
         health.serve(config, parts, collectors.endpoints(config, "sweep", shared=True))

@@ -141,8 +141,8 @@ def _upload(system: acceptance.System) -> None:
 
 
 def test_its_metrics_say_what_the_database_says(data_dir: pathlib.Path) -> None:
-    folder = data_dir / "stack"
     with _running(data_dir) as stack:
+        (folder,) = data_dir.glob("stack-*")
         targets = _targets(folder)
         compose = services.compose()
         assert set(targets) == set(services.lasting(services.ours(compose, ["cpu"])))

@@ -6,7 +6,9 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 import urllib.parse
+import urllib.request
 from collections.abc import Mapping, Sequence
 
 from core import errors
@@ -17,6 +19,8 @@ from workers import embedded, processes, scan
 
 TARGETS = "targets.json"
 """File of the data folder: where each process tells its metrics, as Prometheus' file_sd."""
+
+_UNTRAINED = "the weights are random, and only near-identical pictures are found. See DEDUP_BACKBONE_WEIGHTS."
 
 PROMETHEUS = "prometheus.url"
 """Likewise: where Prometheus is; empty where there is none."""
@@ -35,13 +39,15 @@ def main() -> int:
 
 
 def _run() -> None:
-    folder = core_settings.get().data_dir / "stack"
+    model = scan.choose_model(fall_back=True)
+    # A database stays with the weights that it was begun with.
+    folder = core_settings.get().data_dir / f"stack-{model.bundle_id[:8]}"
     file = services.compose({"BUCKET": "photos"})
     profiles = deployment.dotenv_example()["COMPOSE_PROFILES"].split(",")
     ours = services.ours(file, profiles)
     given = services.settings(ours)
     if "DEDUP_BACKBONE_WEIGHTS" not in os.environ:
-        given["DEDUP_BACKBONE_WEIGHTS"] = scan.choose_model(fall_back=True).weights
+        given["DEDUP_BACKBONE_WEIGHTS"] = model.weights
     with contextlib.ExitStack() as parts:
         url = os.environ.get("DEDUP_BROKER_URL") or parts.enter_context(broker.rabbitmq())
         own = {"DEDUP_BROKER_URL": url} if url else {}
@@ -55,6 +61,11 @@ def _run() -> None:
         watch = parts.enter_context(prometheus.Prometheus(folder / "prometheus", folder / TARGETS))
         (folder / PROMETHEUS).write_text(watch.url or "", encoding="utf-8")
         stack.write_environment(folder / "environment")
+        print("Starting.", flush=True)
+        while not _ready(stack):
+            time.sleep(0.5)
+        if model.untrained:
+            print(f"No trained network at hand: {_UNTRAINED}", flush=True)
         print(_addresses(stack, targets, watch.url), flush=True)
         stack.run_until_interrupted()
         print("Stopping.", flush=True)
@@ -78,6 +89,21 @@ def _once(stack: embedded.Stack, name: str, arguments: Sequence[str]) -> None:
         raise errors.ConfigurationError(f"{name} ended with {done.returncode}; see {path}")
 
 
+def _ready(stack: embedded.Stack) -> bool:
+    """Whether all processes are well.
+
+    Raises:
+        ConfigurationError: one of them cannot run.
+    """
+    stack.check()
+    for url in stack.health_urls().values():
+        try:
+            urllib.request.urlopen(url, timeout=10).close()  # noqa: S310 - an address of our own
+        except OSError:
+            return False
+    return True
+
+
 def _addresses(stack: embedded.Stack, targets: Mapping[str, str], prometheus_url: str | None) -> str:
     environment = stack.environment
     place = environment["DEDUP_BROKER_URL"].rpartition("@")[2]
@@ -88,11 +114,15 @@ def _addresses(stack: embedded.Stack, targets: Mapping[str, str], prometheus_url
             *(f"  {name:{width}}  http://{address}/healthz  /metrics" for name, address in targets.items()),
             f"Postgres    {stack.postgres.url()}",
             f"            {stack.reader_url} (the listing system's login)",
+            f"            {stack.editor_url} (a moderator's, for record_verdict)",
             f"Broker      {environment['DEDUP_BROKER_URL'].partition('://')[0]}://…@{place}",
             f"S3 and SQS  {stack.store.endpoint_url} (bucket {stack.store.bucket}, queue {stack.store.queue})",
             f"Prometheus  {prometheus_url or 'none on the PATH (Debian: apt-get install prometheus)'}",
             f"Logs        {stack.log_file('ingest').parent}",
             f"dedup       (. {stack.data_dir / 'environment'}; dedup doctor)",
+            f"Upload      (. {stack.data_dir / 'environment'}; aws --endpoint-url $DEDUP_S3_ENDPOINT_URL s3 cp a.jpg "
+            f"s3://{stack.store.bucket}/properties/42/photos/a.jpg)",
+            "Backfills   and replays need a further process: dedup worker embed --bulk",
             "",
             "Ctrl-C stops it; the data stays.",
         ]
