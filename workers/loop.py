@@ -18,6 +18,7 @@ class Loop(bootsteps.StartStopStep):
     """Started by Celery for each new connection to the broker, stopped when it is lost."""
 
     requires = ("celery.worker.consumer.connection:Connection",)
+    _watched = False
 
     def start(self, parent: Any) -> None:
         """The broker answers. From here on a timer of the loop, or the loop itself, tells that it turns."""
@@ -25,7 +26,13 @@ class Loop(bootsteps.StartStopStep):
         health.process.took()
         health.process.turned(_NAME)
         health.process.ready()
-        stopping.process.watch(settings.get().stop_seconds, _ends, exit_code)
+        if not self._watched:
+            self._watched = True
+            # From here on, and not from the end of the loop on: work in hand may keep it from ending in time.
+            stopping.process.gives_back(
+                lambda: parent.connection and parent.connection.default_channel.close()
+            )
+            stopping.process.watch(settings.get().stop_seconds, _ends, exit_code)
         if parent.hub is not None:
             # Dropped by Celery with the connection.
             parent.timer.call_repeatedly(_TURN_SECONDS, health.process.turned, (_NAME,))
@@ -45,7 +52,6 @@ class Loop(bootsteps.StartStopStep):
         health.process.waits(_NAME)
         if _ends():
             stopping.process.told = True
-            stopping.process.gives_back(parent.connection.default_channel.close)
         else:
             health.process.away("broker", "the connection was lost")
 

@@ -18,7 +18,17 @@ log = structlog.get_logger()
 
 
 class SqsChannel(SQS.Channel):
-    """Gives a message back by making it visible again."""
+    """Gives a message back by making it visible again.
+
+    A consumer's poll may be under way: were the message visible at once, the process that ends would get it once more.
+    """
+
+    _consumes = False
+
+    def basic_consume(self, *args: Any, **kwargs: Any) -> Any:
+        """Called by kombu for a consumer."""
+        self._consumes = True
+        return super().basic_consume(*args, **kwargs)
 
     def close(self) -> None:
         """Called by kombu when the process ends, and when the connection is lost: then the tasks in hand go on."""
@@ -31,7 +41,7 @@ class SqsChannel(SQS.Channel):
             self.sqs(queue=self.canonical_queue_name(info["routing_key"])).change_message_visibility(
                 QueueUrl=info["sqs_queue"],
                 ReceiptHandle=info["sqs_message"]["ReceiptHandle"],
-                VisibilityTimeout=0,
+                VisibilityTimeout=self.wait_time_seconds + 2 if self._consumes else 0,
             )
         except Exception as error:  # noqa: BLE001 - it comes back after its visibility timeout
             log.warning("message_not_given_back", error=f"{type(error).__name__}: {error}")

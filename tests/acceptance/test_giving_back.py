@@ -34,6 +34,7 @@ def pgmq(system: acceptance.System) -> Iterator[brokers.Broker]:
         yield broker
 
 
+@pytest.mark.slow
 def test_on_sqs(
     system: acceptance.System, sqs: brokers.Broker, property_id: str, tmp_path: pathlib.Path
 ) -> None:
