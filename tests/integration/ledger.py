@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from psycopg import sql
 
 from core import database, events, groups, matching, photos
 
@@ -42,6 +43,13 @@ BUNDLES = Bundles()
 def new_property() -> str:
     """A property that no test has used."""
     return next(_properties)
+
+
+def empty(base: database.Database) -> None:
+    """Delete every photo and every model, with what hangs on them."""
+    with base.transaction() as connection:
+        for table in ("duplicate_flag", "pair", "photo_embedding", "property_model", "photo", "model"):
+            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
 
 
 def activate_model(base: database.Database) -> None:

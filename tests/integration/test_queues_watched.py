@@ -16,6 +16,7 @@ from celery.worker import state
 
 from core import database, settings
 from tests.acceptance import brokers
+from tests.clock import Clock
 from workers import app, collectors, embedded_s3, health, ingest, probes, tasks
 
 from . import conftest
@@ -23,14 +24,6 @@ from . import conftest
 STUCK_SECONDS = 600.0
 QUEUE = "embed.bulk"
 """With a dot, as some of ours have."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

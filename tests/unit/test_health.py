@@ -10,17 +10,10 @@ import pytest
 import typer.testing
 
 from core import errors, settings
+from tests.clock import Clock
 from workers import health, health_cli
 
 STUCK_SECONDS = 60.0
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

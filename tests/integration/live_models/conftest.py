@@ -8,12 +8,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from core import (
-    bundle,
-    database,
-    weights,
-)
-from tests.integration import bundles
+from core import bundle, database, weights
+from tests.integration import bundles, ledger
 from tests.integration.conftest import Server
 
 
@@ -32,9 +28,7 @@ def shared(server: Server, request: pytest.FixtureRequest) -> Iterator[database.
 
 @pytest.fixture
 def base(shared: database.Database) -> database.Database:
-    with shared.transaction() as connection:
-        for table in ("duplicate_flag", "pair", "photo_embedding", "property_model", "photo", "model"):
-            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+    ledger.empty(shared)
     return shared
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from psycopg import sql
 
 from core import database
 from tests.integration import ledger
@@ -25,9 +24,7 @@ def shared(server: Server, request: pytest.FixtureRequest) -> Iterator[database.
 @pytest.fixture
 def base(shared: database.Database) -> database.Database:
     """The module's database, empty but for an active model and a candidate of other thresholds."""
-    with shared.transaction() as connection:
-        for table in ("duplicate_flag", "pair", "photo_embedding", "property_model", "photo", "model"):
-            connection.execute(sql.SQL("DELETE FROM {}").format(sql.Identifier(table)))
+    ledger.empty(shared)
     ledger.activate_model(shared)
     with shared.transaction() as connection:
         connection.execute(
