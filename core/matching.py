@@ -65,28 +65,24 @@ def match(
     with connection.pipeline():
         database.execute(connection, "lock_property", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", **photo)
-        embeddings = database.execute_binary(connection, "embeddings", **photo)
         near = database.execute_binary(connection, "neighbours", **photo, limit=neighbours)
-    if locked.fetchone() is None or not (embedded := embeddings.fetchall()):
-        return 0
-    found: dict[str, list[database.Row]] = {own["model_id"]: [] for own in embedded}
+    by_model: dict[str, list[database.Row]] = {}
     for row in near:
-        # Not of a model that was retired, or whose embeddings were deleted, between the two statements.
-        if row["model_id"] in found:
-            found[row["model_id"]].append(row)
+        by_model.setdefault(row["model_id"], []).append(row)
+    if locked.fetchone() is None or not by_model:
+        return 0
     compared, whole = [], True
-    for own in embedded:
+    for model_id, found in sorted(by_model.items()):
         try:
-            decider = bundles.get(connection, own["model_id"])
+            decider = bundles.get(connection, model_id)
         except errors.ConfigurationError as error:
             # A candidate of a newer version must not keep photos from the active model; nor do they count as matched.
-            if own["status"] == "active":
+            if found[0]["status"] == "active":
                 raise
-            log.warning("candidate_not_matched", model=own["model_id"], error=str(error))
+            log.warning("candidate_not_matched", model=model_id, error=str(error))
             whole = False
         else:
-            if others := found[own["model_id"]]:
-                compared.append(_compare(property_id, photo_id, own, others, decider))
+            compared.append(_compare(property_id, photo_id, found, decider))
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:
@@ -100,7 +96,7 @@ def match(
 
 @dataclasses.dataclass(frozen=True)
 class _Compared:
-    """What a model makes of a photo and its neighbours: the pairs on record, and the others that form none."""
+    """What a model makes of a photo and its neighbours: the pairs it keeps, and those on record that are none now."""
 
     model_id: str
     kept: list[database.Row]
@@ -121,18 +117,23 @@ class _Compared:
             database.execute_many(connection, "store_pair", self.kept)
 
 
-def _compare(
-    property_id: str, photo_id: int, own: database.Row, found: list[database.Row], decider: Decider
-) -> _Compared:
-    vector = own["embedding"].to_numpy().astype(np.float32)[None]
-    others = np.stack([row["embedding"].to_numpy() for row in found]).astype(np.float32)
-    similarities = others @ vector[0]
-    scores = decider.classifier.score(vector, others)
-    observations.tell(observations.PairsScored(own["model_id"], scores))
+def _compare(property_id: str, photo_id: int, found: list[database.Row], decider: Decider) -> _Compared:
+    """By one model: `found` is the photo itself and its neighbours."""
+    model_id, review_threshold = found[0]["model_id"], found[0]["review_threshold"]
+    own = next(row for row in found if row["photo_id"] == photo_id)
+    others = [row for row in found if row is not own]
+    if not others:
+        return _Compared(model_id, [], [])
+    vector = own["embedding"].to_numpy().astype(np.float32)
+    vectors = np.stack([row["embedding"].to_numpy() for row in others]).astype(np.float32)
+    similarities = vectors @ vector
+    scores = decider.classifier.score(vector[None], vectors)
+    observations.tell(observations.PairsScored(model_id, scores))
     kept, others_not = [], []
-    for row, similarity, score in zip(found, similarities, scores, strict=True):
-        if score < own["review_threshold"]:
-            others_not.append(row["photo_id"])
+    for row, similarity, score in zip(others, similarities, scores, strict=True):
+        if score < review_threshold:
+            if row["on_record"]:
+                others_not.append(row["photo_id"])
             continue
         photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
         kept.append(
@@ -140,12 +141,12 @@ def _compare(
                 "property_id": property_id,
                 "photo_a": photo_a,
                 "photo_b": photo_b,
-                "model_id": own["model_id"],
+                "model_id": model_id,
                 "similarity": float(similarity),
                 "score": float(score),
             }
         )
-    return _Compared(own["model_id"], kept, others_not)
+    return _Compared(model_id, kept, others_not)
 
 
 def regroup(connection: database.Connection, property_id: str) -> str | None:
@@ -164,26 +165,29 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
     for _ in range(2):
         with connection.pipeline():
             shown = database.execute(connection, "shown_model", property_id=property_id)
-            pairs = database.execute(connection, "duplicate_pairs", property_id=property_id)
-            said = database.execute(connection, "verdicts", property_id=property_id)
-            ordered = database.execute(connection, "photos_in_order", property_id=property_id)
-            flagged = database.execute(connection, "flags", property_id=property_id)
+            decided = database.execute(connection, "decisions", property_id=property_id)
+            photos = database.execute(connection, "decided_photos", property_id=property_id)
         if (row := shown.fetchone()) is not None:
             break
     else:
         return None
     model_id = str(row["model_id"])
-    scores = {(row["photo_a"], row["photo_b"]): row["score"] for row in pairs}
-    verdict_rows = said.fetchall()
-    verdicts = {(row["photo_a"], row["photo_b"]): row["duplicate"] for row in verdict_rows}
-    order = [row["id"] for row in ordered]
-    wanted = groups.flags(order, scores, verdicts)
+    decisions, photo_rows = decided.fetchall(), photos.fetchall()
+    said = [row for row in decisions if row["duplicate"] is not None]
+    wanted = groups.flags(
+        order=[row["id"] for row in photo_rows if row["status"] != "removed"],
+        scores={
+            (row["photo_a"], row["photo_b"]): row["score"] for row in decisions if row["score"] is not None
+        },
+        verdicts={(row["photo_a"], row["photo_b"]): row["duplicate"] for row in said},
+    )
     before = {
-        row["photo_id"]: (
-            groups.Flag(row["photo_id"], row["duplicate_of"], row["score"], row["decided_by"] == "person"),
+        row["id"]: (
+            groups.Flag(row["id"], row["duplicate_of"], row["score"], row["decided_by"] == "person"),
             row["model_id"],
         )
-        for row in flagged
+        for row in photo_rows
+        if row["duplicate_of"] is not None
     }
     added, changed = 0, 0
     removed = sorted(before.keys() - wanted.keys())
@@ -205,7 +209,7 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         if photo_id not in before or before[photo_id][0] != flag:
             added, changed = added + (photo_id not in before), changed + (photo_id in before)
             database.execute(connection, "append_change", **row)
-    if any(row["applied_at"] is None for row in verdict_rows):
+    if any(row["applied_at"] is None for row in said):
         database.execute(connection, "verdicts_applied", property_id=property_id)
     if added or removed or changed:
         observations.tell(observations.FlagsChanged(added, len(removed), changed))

@@ -194,24 +194,22 @@ SELECT id FROM photo
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded'
 FOR NO KEY UPDATE;
 
--- name: embeddings
-SELECT model_id, embedding, review_threshold, model.status
-FROM photo_embedding
-JOIN model ON model.id = model_id AND model.status <> 'retired'
-WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s
-ORDER BY model_id;
-
 -- name: neighbours
--- By each live model that has embedded the photo, among its own embeddings.
-SELECT own.model_id, near.photo_id, near.embedding
+-- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings.
+-- Which of them it has a pair with on record.
+SELECT own.model_id, model.review_threshold, model.status, near.photo_id, near.embedding, EXISTS (
+    SELECT FROM pair
+    WHERE pair.property_id = %(property_id)s AND pair.photo_a = least(own.photo_id, near.photo_id)
+      AND pair.photo_b = greatest(own.photo_id, near.photo_id) AND pair.model_id = own.model_id
+) AS on_record
 FROM photo_embedding AS own
 JOIN model ON model.id = own.model_id AND model.status <> 'retired'
 CROSS JOIN LATERAL (
     SELECT other.photo_id, other.embedding
     FROM photo_embedding AS other
-    WHERE other.property_id = %(property_id)s AND other.model_id = own.model_id AND other.photo_id <> %(photo_id)s
-    ORDER BY other.embedding <#> own.embedding, other.photo_id
-    LIMIT %(limit)s
+    WHERE other.property_id = %(property_id)s AND other.model_id = own.model_id
+    ORDER BY other.photo_id <> own.photo_id, other.embedding <#> own.embedding, other.photo_id
+    LIMIT %(limit)s + 1
 ) AS near
 WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s;
 
@@ -237,23 +235,27 @@ SET matched_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
--- name: duplicate_pairs
--- By the model that the property shows.
-SELECT pair.photo_a, pair.photo_b, pair.score
-FROM property_model
-JOIN model ON model.id = property_model.model_id
-JOIN pair ON pair.property_id = property_model.property_id AND pair.model_id = model.id
-WHERE property_model.property_id = %(property_id)s AND pair.property_id = %(property_id)s
-  AND pair.score >= model.duplicate_threshold;
+-- name: decisions
+-- Pairs that are duplicates by the model that the property shows, and pairs of which a person has said what they are.
+SELECT photo_a, photo_b, by_model.score, by_person.duplicate, by_person.applied_at
+FROM (
+    SELECT pair.photo_a, pair.photo_b, pair.score
+    FROM property_model
+    JOIN model ON model.id = property_model.model_id
+    JOIN pair ON pair.property_id = property_model.property_id AND pair.model_id = model.id
+    WHERE property_model.property_id = %(property_id)s AND pair.property_id = %(property_id)s
+      AND pair.score >= model.duplicate_threshold
+) AS by_model
+FULL JOIN (
+    SELECT photo_a, photo_b, duplicate, applied_at FROM verdict WHERE property_id = %(property_id)s
+) AS by_person USING (photo_a, photo_b);
 
--- name: verdicts
-SELECT photo_a, photo_b, duplicate, applied_at FROM verdict WHERE property_id = %(property_id)s;
-
--- name: photos_in_order
--- Those of duplicate_pairs and verdicts.
-SELECT id
+-- name: decided_photos
+-- Those of `decisions`, and those that are flagged, with their flags; earliest upload first.
+SELECT photo.id, photo.status, flag.duplicate_of, flag.score, flag.model_id, flag.decided_by
 FROM photo
-WHERE property_id = %(property_id)s AND status <> 'removed' AND id IN (
+LEFT JOIN duplicate_flag AS flag ON flag.property_id = %(property_id)s AND flag.photo_id = photo.id
+WHERE photo.property_id = %(property_id)s AND photo.id IN (
     SELECT unnest(ARRAY[pair.photo_a, pair.photo_b])
     FROM property_model
     JOIN model ON model.id = property_model.model_id
@@ -262,13 +264,10 @@ WHERE property_id = %(property_id)s AND status <> 'removed' AND id IN (
       AND pair.score >= model.duplicate_threshold
     UNION ALL
     SELECT unnest(ARRAY[photo_a, photo_b]) FROM verdict WHERE property_id = %(property_id)s
+    UNION ALL
+    SELECT photo_id FROM duplicate_flag WHERE property_id = %(property_id)s
 )
-ORDER BY uploaded_at, key, id;
-
--- name: flags
-SELECT photo_id, duplicate_of, score, model_id, decided_by
-FROM duplicate_flag
-WHERE property_id = %(property_id)s;
+ORDER BY photo.uploaded_at, photo.key, photo.id;
 
 -- name: drop_flag
 DELETE FROM duplicate_flag WHERE property_id = %(property_id)s AND photo_id = %(photo_id)s;

@@ -123,7 +123,7 @@ def test_a_query_touches_one_shard_or_says_why_not(base: database.Database, name
 
 
 def test_the_shards_differ_from_property_to_property(base: database.Database) -> None:
-    found = {frozenset(shards_of(base, "flags", f"p{number}")) for number in range(50)}
+    found = {frozenset(shards_of(base, "decided_photos", f"p{number}")) for number in range(50)}
     assert found == {frozenset({number}) for number in range(SHARDS)}
 
 
