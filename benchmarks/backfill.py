@@ -223,7 +223,7 @@ def main() -> None:
             ("yes", beside, medians[1], photos),
         )
     ]
-    results.write("backfill", rows, as_json=options.json)
+    results.write("backfill", rows, as_json=options.json, by=("backfill",), value="median_s")
 
 
 if __name__ == "__main__":

@@ -251,7 +251,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 rows += table.against_index(min(matches, 200))
     finally:
         shutil.rmtree(folder)
-    results.write("match", rows, as_json=options.json)
+    results.write(
+        "match",
+        rows,
+        as_json=options.json,
+        by=(
+            "what",
+            "photos",
+            "photos_a_property",
+        ),
+        value="p50_ms",
+    )
 
 
 if __name__ == "__main__":

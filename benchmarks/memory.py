@@ -20,6 +20,8 @@ from workers import batching, embedded_s3
 
 SIZE = (4000, 3000)
 _MOST_BYTES = 50_000_000
+_SHOWN = 10
+"""About so many rounds are put down."""
 
 
 def resident_mb() -> int:
@@ -64,10 +66,13 @@ def _measure(endpoint_url: str, rounds: int) -> list[results.Row]:
 
     rows: list[results.Row] = []
     with concurrent.futures.ThreadPoolExecutor(in_flight) as threads:
+        shown = max(1, rounds // _SHOWN)
         for number in range(rounds):
             for kind, size_mb in sizes_mb.items():
                 for _ in threads.map(one, [kind] * in_flight):
                     pass
+                if number % shown and number != rounds - 1:
+                    continue
                 rows.append(
                     {"round": number, "kind": kind, "file_mb": size_mb, "in_flight": in_flight}
                     | {"resident_mb": resident_mb(), "peak_mb_so_far": _status("VmHWM")}
@@ -93,7 +98,16 @@ def main(arguments: list[str] | None = None) -> None:
     finally:
         server.stop()
         shutil.rmtree(folder)
-    results.write("memory", rows, as_json=options.json)
+    results.write(
+        "memory",
+        rows,
+        as_json=options.json,
+        by=(
+            "kind",
+            "round",
+        ),
+        value="resident_mb",
+    )
 
 
 if __name__ == "__main__":

@@ -77,7 +77,16 @@ def main() -> None:
     finally:
         postgres.stop()
         shutil.rmtree(folder)
-    results.write("notify", rows, as_json=options.json)
+    results.write(
+        "notify",
+        rows,
+        as_json=options.json,
+        by=(
+            "connections",
+            "notify",
+        ),
+        value="commits_per_second",
+    )
 
 
 if __name__ == "__main__":

@@ -221,7 +221,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ]
         pictures = 40 if options.quick else options.pictures
         rows = [measure(peer, threshold, one, pictures) for one in sets for peer, threshold in peers]
-    results.write("peers", rows, as_json=options.json)
+    results.write(
+        "peers",
+        rows,
+        as_json=options.json,
+        by=(
+            "set",
+            "peer",
+        ),
+        value="f1",
+    )
 
 
 if __name__ == "__main__":

@@ -44,8 +44,11 @@ def _processor() -> str:
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
-def write(name: str, rows: Sequence[Row], *, as_json: bool) -> None:
-    """Print the rows and, unless `as_json`, keep them as ``results/<name>.csv``."""
+def write(name: str, rows: Sequence[Row], *, as_json: bool, by: Sequence[str] = (), value: str = "") -> None:
+    """Print the rows and, unless `as_json`, keep them as ``results/<name>.csv``.
+
+    With a column `value` they are plotted, too: a bar for each row that has one, named by its columns `by`.
+    """
     if as_json:
         for row in rows:
             print(json.dumps(row))
@@ -57,7 +60,14 @@ def write(name: str, rows: Sequence[Row], *, as_json: bool) -> None:
         writer.writeheader()
         writer.writerows(complete)
     for row in rows:
-        print("  ".join(f"{key} {value}" for key, value in row.items()))
+        print("  ".join(f"{key} {cell}" for key, cell in row.items()))
+    if value:
+        bars = [
+            (" ".join(str(row[key]) for key in by), float(str(row[value])))
+            for row in rows
+            if row[value] != ""
+        ]
+        plot(name, [label for label, _ in bars], [length for _, length in bars], value)
 
 
 def plot(name: str, labels: Sequence[str], values: Sequence[float], unit: str) -> None:

@@ -175,7 +175,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 }
                 for workers, median in medians.items()
             ]
-    results.write("scaling", rows, as_json=options.json)
+    results.write(
+        "scaling",
+        rows,
+        as_json=options.json,
+        by=(
+            "broker",
+            "embed_workers",
+        ),
+        value="photos_per_s",
+    )
 
 
 if __name__ == "__main__":
