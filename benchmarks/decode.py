@@ -1,8 +1,9 @@
 """Ways from JPEG bytes to the network's pixels side by side: speed, and what they do to pixels and vectors.
 
-``python -m benchmarks.decode [--device cuda] [--quick] [--json]``: drawn JPEGs of several sizes; milliseconds of one
-core. The drift is against the full picture resized by Pillow: pixels in levels of 255, vectors as the least cosine of
-`core.embedding` with untrained weights. On a GPU with nvJPEG beside them, all of a size in one call.
+``python -m benchmarks.decode [--weights FILE] [--device cuda] [--quick] [--json]``: drawn JPEGs of several sizes;
+milliseconds of one core. The drift is against the full picture resized by Pillow: pixels in levels of 255, vectors as
+the least cosine of `core.embedding` with these weights, untrained by default. On a GPU with nvJPEG beside them, all of
+a size in one call.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torchvision
 from PIL import Image
 
 from benchmarks import forward, pictures, results, speed
-from core import bundle, embedding, fusing, images
+from core import bundle, embedding, fusing, images, weights
 
 SIZES = ((640, 480), (1280, 853), (1632, 1224), (4000, 3000))
 _SIDE = forward.SIZE
@@ -72,13 +73,15 @@ def ways(device: str) -> dict[str, Way]:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default=weights.UNTRAINED)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--quick", action="store_true", help="under a minute")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
     options = parser.parse_args(arguments)
     device = embedding.choose_device(options.device)
     torch.set_num_threads(1)
-    backbone = forward.backbone(device, "auto", "auto")
+    source = weights.load(options.weights)
+    backbone = embedding.Backbone(source, device)
     embedder = embedding.Embedder(backbone, bundle.for_backbone(backbone.weights_sha256).fusion)
     known = ways(device)
     rows: list[dict[str, object]] = []
@@ -93,6 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
             {
                 "size": f"{size[0]}×{size[1]}",
                 "way": name,
+                "weights": source.name,
                 **found[name].row(),
                 "mean_pixel_drift": round(
                     float(np.abs(pixels[name] - pixels[first].astype(float)).mean()), 3

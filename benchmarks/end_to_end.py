@@ -11,6 +11,7 @@ uploads at half the rate of that heap ("loaded"). The store and the one who uplo
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import contextlib
 import itertools
 import pathlib
@@ -131,13 +132,13 @@ def uploads(portal: Portal, photos_per_s: float) -> Iterator[None]:
                 return
             portal.upload(f"beside-{number // _PROPERTY_PHOTOS}")
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        running = thread.submit(run)
+        try:
+            yield
+        finally:
+            over.set()
+        running.result()
 
 
 def _row(what: str, seconds: Sequence[float] = (), **more: object) -> dict[str, Any]:

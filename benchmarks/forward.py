@@ -85,6 +85,9 @@ def main(arguments: list[str] | None = None) -> None:
     backbones = {
         key: backbone(device, *key) for key in {(s.form, s.precision): None for s in chosen.values()}
     }
+    # More batch sizes than torch compiles of one network by default; beyond them it would run it as it is.
+    torch._dynamo.config.recompile_limit = 100
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     for (form, _), made in backbones.items():
         if form == "compiled":
             made.warm_up(SIZE, max(setting.batch for setting in chosen.values() if setting.form == form))

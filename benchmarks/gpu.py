@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from benchmarks import decode, forward, pipeline
+from benchmarks.__main__ import run
 
 
 def main() -> int:
@@ -14,8 +14,8 @@ def main() -> int:
     if not torch.cuda.is_available():
         print("No CUDA device can be used here; run this on a machine with one.", file=sys.stderr)
         return 1
-    for part in (forward, decode, pipeline):
-        part.main(["--device", "cuda", *sys.argv[1:]])
+    for name in ("forward", "vectors", "decode", "pipeline"):
+        run(name, "--device", "cuda", *sys.argv[1:])
     return 0
 
 

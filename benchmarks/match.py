@@ -2,9 +2,10 @@
 
 ``python -m benchmarks.match [--photos N ...] [--quick] [--json]``: an embedded Postgres of its own, filled with random
 embeddings of which one in ten is a near copy of another of its property, so that pairs are stored and groups formed.
-Timed is `core.matching.match` with its transaction, by a pool of one connection as the match worker has it, of random
-photos whose properties were read once before ("warm"). In the same run: properties of 10 to 5,000 photos in the
-largest table, and the exact scan against an HNSW index of the same rows with the same filter.
+Timed is `core.matching.match` with its transaction, by a pool of one connection as the match worker has it: the first
+match of random photos, which writes pairs and flags, of properties that were read once before ("warm"). In the same
+run: properties of 10 to 5,000 photos in the largest table, a property whose photos are all alike, and the exact scan
+against an HNSW index of the same rows with the same filter.
 
 Disk: 8.5 kB a photo. The HNSW part has 20,000 rows.
 """
@@ -33,6 +34,7 @@ from workers import embedded_postgres
 PROPERTY_PHOTOS = 20
 NEIGHBOURS = 200
 SIZES: tuple[int, ...] = (10, 100, 1_000, 5_000)
+ALIKE = 500
 HNSW_ROWS = 20_000
 _COPY_ROWS = 2_000
 
@@ -66,10 +68,10 @@ class Table:
         self._owner.close()
         self.postgres.stop()
 
-    def fill(self, photos: int, property_photos: int, prefix: str) -> None:
-        """Add properties of so many photos each until `photos` were added."""
+    def fill(self, photos: int, property_photos: int, prefix: str, *, alike: bool = False) -> None:
+        """Add properties of so many photos each until `photos` were added; `alike`: all of them are near copies."""
         for start in range(0, photos, _COPY_ROWS):
-            rows = list(self._rows(start, min(photos, start + _COPY_ROWS), property_photos, prefix))
+            rows = list(self._rows(start, min(photos, start + _COPY_ROWS), property_photos, prefix, alike))
             with self._owner.transaction(), self._owner.cursor() as cursor:
                 with cursor.copy(
                     "COPY photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status, "
@@ -97,12 +99,14 @@ class Table:
             self._owner.execute(sql.SQL("VACUUM (ANALYZE) {}").format(sql.Identifier(table)))
 
     def _rows(
-        self, start: int, end: int, property_photos: int, prefix: str
+        self, start: int, end: int, property_photos: int, prefix: str, alike: bool
     ) -> Iterator[tuple[str, str, npt.NDArray[np.float32]]]:
         previous = self._vectors[0]
         for number in range(start, end):
             vector = self._vectors[self._random.integers(HNSW_ROWS)]
-            if number % 10 == 9:
+            if alike:
+                vector = self._vectors[0] + np.float16(0.3) * vector
+            elif number % 10 == 9:
                 vector = previous + np.float16(0.3) * vector
             previous = vector
             yield f"{prefix}-{number // property_photos}", f"{prefix}/{number}", vector.astype(np.float32)
@@ -122,7 +126,20 @@ class Table:
             with self.base.transaction() as connection:
                 matching.match(connection, *photo, self._bundles, NEIGHBOURS)
 
-        return timed(one, photos)
+        return timed(one, photos, lambda: self._forget_matches(photos))
+
+    def _forget_matches(self, photos: Sequence[Photo]) -> None:
+        """Make what comes next the first match of these photos."""
+        properties, ids = [property_id for property_id, _ in photos], [photo_id for _, photo_id in photos]
+        for table in ("duplicate_flag", "pair"):
+            self._owner.execute(
+                sql.SQL("DELETE FROM {} WHERE property_id = ANY(%s)").format(sql.Identifier(table)),
+                [properties],
+            )
+        self._owner.execute(
+            "UPDATE photo SET matched_at = NULL WHERE property_id = ANY(%s) AND id = ANY(%s)",
+            [properties, ids],
+        )
 
     def build_index(self, rows: int) -> float:
         """Copy so many embeddings into a table with an HNSW index and no other; how many seconds the index took."""
@@ -206,10 +223,13 @@ def photos_like(random: np.random.Generator, count: int, layout: fusing.Layout) 
     return vectors.astype(np.float16)
 
 
-def timed(work: Callable[[Photo], None], photos: Sequence[Photo]) -> Milliseconds:
-    """How long each photo takes, after all of them were worked on once."""
+def timed(
+    work: Callable[[Photo], None], photos: Sequence[Photo], between: Callable[[], None] = lambda: None
+) -> Milliseconds:
+    """How long each photo takes, after all of them were worked on once, and `between` was called."""
     for photo in photos:
         work(photo)
+    between()
     spent = []
     for photo in photos:
         started = time.perf_counter()
@@ -247,6 +267,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 some = table.some(min(matches, 300), f"size-{size}-")
                 rows.append(table.row("match", size, table.match(some)))
                 print(rows[-1], file=sys.stderr)
+            table.fill(ALIKE, ALIKE, "alike", alike=True)
+            some = table.some(min(matches, 300), "alike-")
+            rows.append(table.row("match, all alike", ALIKE, table.match(some)))
+            print(rows[-1], file=sys.stderr)
             if not options.quick:
                 rows += table.against_index(min(matches, 200))
     finally:
@@ -255,11 +279,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "match",
         rows,
         as_json=options.json,
-        by=(
-            "what",
-            "photos",
-            "photos_a_property",
-        ),
+        by=("what", "photos", "photos_a_property"),
         value="p50_ms",
     )
 

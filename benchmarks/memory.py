@@ -1,41 +1,43 @@
-"""Memory of what an embed worker holds while 4,000 × 3,000 photos are in flight: RSS over the rounds.
+"""Memory of the workers, in 10^6 bytes, as photos pass: whether it is flat, and how high it peaks.
 
-``python -m benchmarks.memory [--photos N] [--quick] [--json]`` for the kinds of photo one after the other in one
-process: JPEG, progressive JPEG, PNG, N of them in all (2,000; with --quick 32 of each kind). Fetching from an S3 in
-another process, decoding, the micro-batcher, the forward pass; no broker or database.
+``python -m benchmarks.memory [--photos N] [--large N] [--quick] [--json]``. First what an embed worker holds while
+photos of 4,000 × 3,000 pixels are in flight: fetching from an S3 in another process, decoding, the micro-batcher and
+the forward pass in this process, for the kinds of photo in turns, `--large` of them in all. Then every process of the
+embedded stack while `--photos` of 0.3 megapixels go through it from upload to flags.
 """
 
 from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import os
 import pathlib
 import shutil
 import tempfile
+from collections.abc import Iterator
 
-from benchmarks import forward, pictures, results
-from core import budgets, bundle, embedding, images, objects, settings
-from workers import batching, embedded_s3
+from benchmarks import end_to_end, forward, pictures, results
+from core import budgets, bundle, database, embedding, images, objects, settings, weights
+from workers import batching, embedded, embedded_s3
 
 SIZE = (4000, 3000)
+SMALL = (640, 480)
 _MOST_BYTES = 50_000_000
-_SHOWN = 10
-"""About so many rounds are put down."""
+_SHOWN = 8
+"""About so many lines of each kind are put down."""
 
 
-def resident_mb() -> int:
-    """Of this process now, in 10^6 bytes."""
-    return _status("VmRSS")
+def row(what: str, photos: int, pid: int | str = "self") -> results.Row:
+    """Of one process: what it holds now, and the most it ever held."""
+    lines = pathlib.Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    status = dict(line.split(":", 1) for line in lines)
+    resident, peak = (int(status[name].split()[0]) * 1024 // 10**6 for name in ("VmRSS", "VmHWM"))
+    return {"what": what, "photos": photos, "resident_mb": resident, "peak_mb": peak}
 
 
-def _status(name: str) -> int:
-    lines = pathlib.Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    (line,) = (line for line in lines if line.startswith(f"{name}:"))
-    return int(line.split()[1]) * 1024 // 10**6
-
-
-def _measure(endpoint_url: str, rounds: int) -> list[results.Row]:
+def in_flight_rows(endpoint_url: str, rounds: int) -> Iterator[results.Row]:
+    """Of this process, with large photos in flight; `rounds` of each kind."""
     os.environ |= {
         "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
         "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
@@ -51,8 +53,10 @@ def _measure(endpoint_url: str, rounds: int) -> list[results.Row]:
     }
     for kind, data in kinds.items():
         s3.put_object(Bucket="photos", Key=kind, Body=data)
-    sizes_mb = {kind: round(len(data) / 1e6, 1) for kind, data in kinds.items()}
+    names = {kind: f"embed, {kind} of {len(data) / 1e6:.1f} MB" for kind, data in kinds.items()}
     del kinds, data
+    # Forget the peak of drawing them.
+    pathlib.Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     budgets.limit_arenas()
     streams = embedding.share_cores(None, device)
     backbone = forward.backbone(device, "auto", "auto")
@@ -64,50 +68,64 @@ def _measure(endpoint_url: str, rounds: int) -> list[results.Row]:
         with objects.fetched(s3, "photos", kind, _MOST_BYTES) as found:
             batcher.embed(images.decode(found.data, size=forward.SIZE, max_pixels=10**8).pixels)
 
-    rows: list[results.Row] = []
-    with concurrent.futures.ThreadPoolExecutor(in_flight) as threads:
-        shown = max(1, rounds // _SHOWN)
+    with contextlib.closing(batcher), concurrent.futures.ThreadPoolExecutor(in_flight) as threads:
         for number in range(rounds):
-            for kind, size_mb in sizes_mb.items():
+            for place, (kind, name) in enumerate(names.items()):
                 for _ in threads.map(one, [kind] * in_flight):
                     pass
-                if number % shown and number != rounds - 1:
-                    continue
-                rows.append(
-                    {"round": number, "kind": kind, "file_mb": size_mb, "in_flight": in_flight}
-                    | {"resident_mb": resident_mb(), "peak_mb_so_far": _status("VmHWM")}
-                )
-    batcher.close()
-    return rows
+                if number % max(1, rounds // _SHOWN) == 0 or number == rounds - 1:
+                    yield row(name, (number * len(names) + place + 1) * in_flight)
+
+
+def stack_rows(folder: pathlib.Path, photos: int) -> Iterator[results.Row]:
+    """Of the workers of an embedded stack, as photos go through it."""
+    with contextlib.ExitStack() as open_:
+        stack = open_.enter_context(embedded.Stack(folder, {"DEDUP_BACKBONE_WEIGHTS": weights.UNTRAINED}))
+        base = open_.enter_context(
+            contextlib.closing(database.Database(stack.environment["DEDUP_DATABASE_URL"]))
+        )
+        portal = end_to_end.Portal(stack, base, pictures.jpegs(20, SMALL))
+        part = max(1, photos // _SHOWN)
+        for done in range(part, photos + 1, part):
+            portal.heap(part)
+            for name, pid in workers().items():
+                yield row(name, done, pid)
+
+
+def workers() -> dict[str, int]:
+    """The process id of each worker that this process has started, by its name in the stack."""
+    names = {arguments: name for name, arguments in embedded.WORKERS.items()}
+    found = {}
+    for children in pathlib.Path("/proc/self/task").glob("*/children"):
+        for pid in children.read_text(encoding="ascii").split():
+            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+            for arguments, name in names.items():
+                if command[-1 - len(arguments) : -1] == list(arguments):
+                    found[name] = int(pid)
+    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--photos", type=int, default=2_000, help="in all")
-    parser.add_argument("--quick", action="store_true", help="96 photos")
+    parser.add_argument("--photos", type=int, default=20_000, help="through the stack")
+    parser.add_argument("--large", type=int, default=2_000, help="of 12 megapixels")
+    parser.add_argument("--quick", action="store_true", help="100 and 48 photos")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
     options = parser.parse_args(arguments)
-    rounds = 2 if options.quick else max(1, round(options.photos / 48))
+    photos, large = (100, 48) if options.quick else (options.photos, options.large)
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-benchmark-"))
     folder.chmod(0o755)
     server = embedded_s3.EmbeddedS3(folder)
     try:
         server.start()
-        rows = _measure(server.endpoint_url, rounds)
+        rows = list(in_flight_rows(server.endpoint_url, max(1, large // 48)))
+        server.stop()
+        rows += stack_rows(folder / "stack", photos)
     finally:
         server.stop()
         shutil.rmtree(folder)
-    results.write(
-        "memory",
-        rows,
-        as_json=options.json,
-        by=(
-            "kind",
-            "round",
-        ),
-        value="resident_mb",
-    )
+    results.write("memory", rows, as_json=options.json, by=("what", "photos"), value="resident_mb")
 
 
 if __name__ == "__main__":

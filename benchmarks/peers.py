@@ -79,6 +79,7 @@ class CNN:
 
         network = torchvision.models.resnet50(weights=None)
         network.load_state_dict(source.state, strict=False)
+        self._threads = torch.get_num_threads()
         network.fc = torch.nn.Identity()
         transform = torchvision.models.ResNet50_Weights.IMAGENET1K_V1.transforms()
         self._method = peers.CNN(
@@ -86,7 +87,8 @@ class CNN:
         )
 
     def encode(self, folder: pathlib.Path) -> Encodings:
-        """Features, in its batches of 64."""
+        """Features, in its batches of 64, by as many threads as torch took at the start."""
+        torch.set_num_threads(self._threads)
         found: Encodings = self._method.encode_images(image_dir=folder)
         return found
 
@@ -106,6 +108,7 @@ class ListingDedup:
     def __init__(self, source: weights.Weights) -> None:
         device = embedding.choose_device("auto")
         self._streams = embedding.share_cores(None, device)
+        self._threads = torch.get_num_threads()
         backbone = embedding.Backbone(source, device)
         self._batch_size = backbone.batch_size
         self._in_flight = embedding.photos_in_flight(None, device)
@@ -115,6 +118,7 @@ class ListingDedup:
 
     def encode(self, folder: pathlib.Path) -> Encodings:
         """Fused embeddings, rounded as the database keeps them."""
+        torch.set_num_threads(self._threads)
         config = self._config
         batcher = batching.Batcher(
             self._embedder.embed, self._batch_size, config.embed_batch_wait_seconds, self._streams
@@ -213,10 +217,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         warnings.simplefilter("ignore", RuntimeWarning)
         source = weights.load(options.weights)
         sets = [pairs.read(path) for path in options.bench] or drawn_sets(pathlib.Path(folder))
+        # Ours last: it parts torch's threads among its streams.
+        theirs: list[Peer] = [PHash(), CNN(source)]
         ours = ListingDedup(source)
         peers: list[tuple[Peer, float | None]] = [
-            (PHash(), None),
-            (CNN(source), None),
+            *((peer, None) for peer in theirs),
             (ours, ours.bundle.decision),
         ]
         pictures = 40 if options.quick else options.pictures
