@@ -56,7 +56,7 @@ lint: setup
 	$(BIN)/mypy
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(BENCH)
 
 bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu
