@@ -32,10 +32,12 @@ RUN groupadd --gid 10001 dedup \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dedup \
     && install --directory --owner dedup --group dedup /var/cache/listing-dedup
 # The file system may be read-only: nothing is written but downloaded weights, into a volume at TORCH_HOME, and /tmp.
+# Without SSL_CERT_FILE, psycopg's own OpenSSL looks for the system's authorities (sslrootcert=system) where none are.
 ENV PATH=/app/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     TORCH_HOME=/var/cache/listing-dedup
 WORKDIR /var/cache/listing-dedup
 USER 10001:10001
