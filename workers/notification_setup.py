@@ -17,7 +17,7 @@ import boto3
 import botocore.exceptions
 
 from core import errors, objects, settings
-from workers import aws_errors, aws_policies
+from workers import app, aws_errors, aws_policies
 
 Way = Literal["sqs", "sns", "eventbridge"]
 EVENTS = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*")
@@ -295,7 +295,7 @@ class Setup:
 
 
 def _dead_letters(queue: str) -> str:
-    return f"{queue}-dead-letters"
+    return app.SQS_EVENT_DEAD_LETTERS.format(queue=queue)
 
 
 def _without_ours(found: Mapping[str, Any]) -> dict[str, Any]:

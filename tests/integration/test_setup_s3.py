@@ -20,7 +20,7 @@ from typer import testing
 
 from core import errors, events, settings
 from tests.acceptance.system import until
-from workers import aws_errors, aws_policies, cli, processes
+from workers import aws_errors, aws_policies, cli, collectors, processes
 
 PHOTO = "properties/42/photos/a b.jpg"
 PATTERN = events.KeyPattern(
@@ -155,6 +155,23 @@ def test_only_the_bucket_may_send_and_what_fails_goes_to_the_dead_letters(aws: s
     assert queue["VisibilityTimeout"] == "300"
 
 
+def test_dead_events_are_measured(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dedup("--bucket", "photos").returncode == 0
+    sqs = boto3.client("sqs")
+    url = sqs.get_queue_url(QueueName="dedup-events-dead-letters")["QueueUrl"]
+    for _ in range(2):
+        sqs.send_message(QueueUrl=url, MessageBody="{}")
+    access = aws.replace("http://", "sqs://test:test@")
+    config = settings.Settings(event_broker_url=f"{access}//", s3_endpoint_url=aws)
+    monkeypatch.setattr(collectors, "parts", collectors.Asked())
+    collectors._register_shared(config)
+    ask, _ = collectors.parts._parts["events"]
+    (family,) = ask()
+    found = {sample.labels["queue"]: sample.value for sample in family.samples}
+    # The store says once that it could send (s3:TestEvent).
+    assert found == {"dedup-events": 1, "dedup-events-dead-letters": 2}
+
+
 def test_what_others_set_up_stays(aws: str) -> None:
     s3, sqs = boto3.client("s3"), boto3.client("sqs")
     other = sqs.create_queue(QueueName="thumbnails")["QueueUrl"]
@@ -227,6 +244,10 @@ def test_the_workers_policy_names_what_they_touch_and_nothing_else(aws: str, tmp
     assert rights["TellWhatIsGone"] == ({"s3:ListBucket"}, ["arn:aws:s3:::photos"])
     assert rights["TakeEvents"][1] == ["arn:aws:sqs:us-east-1:123456789012:dedup-events"]
     assert "sqs:SendMessage" not in rights["TakeEvents"][0]
+    assert rights["CountDeadEvents"] == (
+        {"sqs:GetQueueUrl", "sqs:GetQueueAttributes"},
+        ["arn:aws:sqs:us-east-1:123456789012:dedup-events-dead-letters"],
+    )
     assert [arn.rpartition(":")[2] for arn in rights["CarryTasks"][1]] == [
         "embed", "embed-bulk", "match", "match-bulk", "dedup-dead-letters",
     ]  # fmt: skip
