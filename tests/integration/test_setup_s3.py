@@ -15,12 +15,13 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore import stub as stubs
 from moto import server as moto_server
 from typer import testing
 
 from core import errors, events, settings
 from tests.acceptance.system import until
-from workers import aws_errors, aws_policies, cli, collectors, processes
+from workers import aws_errors, aws_policies, cli, collectors, notification_setup, processes
 
 PHOTO = "properties/42/photos/a b.jpg"
 PATTERN = events.KeyPattern(
@@ -253,6 +254,44 @@ def test_the_workers_policy_names_what_they_touch_and_nothing_else(aws: str, tmp
     ]  # fmt: skip
     # IAM itself reads it.
     boto3.client("iam").create_policy(PolicyName="dedup", PolicyDocument=path.read_text())
+
+
+def test_a_dry_run_writes_no_policy(aws: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "policy.json"
+    shown = dedup("--bucket", "photos", "--iam-policy", str(path), "--dry-run")
+    assert f"would write {path}" in shown.stdout
+    assert not path.exists()
+
+
+def test_buckets_that_differ_at_their_ends_have_a_rule_each(aws: str) -> None:
+    alike = "a" * 60
+    for end in ("one", "two"):
+        boto3.client("s3").create_bucket(Bucket=alike + end)
+        done = dedup("--bucket", alike + end, "--via", "eventbridge")
+        assert done.returncode == 0, done.stderr
+    rules = boto3.client("events").list_rules()["Rules"]
+    assert sorted(json.loads(rule["EventPattern"])["detail"]["bucket"]["name"][0] for rule in rules) == [
+        alike + "one",
+        alike + "two",
+    ]
+    assert {len(rule["Name"]) for rule in rules} == {64}
+
+
+def test_a_target_that_is_not_taken_ends_the_setup(aws: str) -> None:
+    wish = notification_setup.Wish("photos", "dedup-events", way="eventbridge")
+    setup = notification_setup.Setup(settings.Settings(), wish)
+    refused = {
+        "FailedEntryCount": 1,
+        "FailedEntries": [{"TargetId": "x", "ErrorCode": "ThrottlingException"}],
+    }
+    stub = stubs.Stubber(setup._events)
+    stub.add_client_error("list_targets_by_rule", "ResourceNotFoundException")
+    stub.add_response("put_targets", refused)
+    with stub:
+        step = setup._rule_target()
+        assert step.change is not None
+        with pytest.raises(errors.ConfigurationError, match="ThrottlingException"):
+            step.change()
 
 
 def test_a_missing_bucket_is_named(aws: str) -> None:
