@@ -1,7 +1,7 @@
 # syntax=docker/dockerfile:1
 # Three images from one file (docker build --target NAME): `light` runs ingest, match and sweep and has no torch;
 # `cpu` and `cuda` run the embed worker. PyPI's torch for x86-64 brings CUDA's libraries along and runs on the CPU,
-# too, so `cuda` is `cpu` plus what the NVIDIA runtime looks for, and needs no CUDA base image.
+# too, so `cuda` is `cpu` plus a C compiler and what the NVIDIA runtime looks for, and needs no CUDA base image.
 ARG PYTHON_IMAGE=python:3.12-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
@@ -32,10 +32,12 @@ RUN groupadd --gid 10001 dedup \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin dedup \
     && install --directory --owner dedup --group dedup /var/cache/listing-dedup
 # The file system may be read-only: nothing is written but downloaded weights, into a volume at TORCH_HOME, and /tmp.
+# Without SSL_CERT_FILE, psycopg's own OpenSSL looks for the system's authorities (sslrootcert=system) where none are.
 ENV PATH=/app/bin:/opt/venv/bin:$PATH \
     PYTHONPATH=/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt \
     TORCH_HOME=/var/cache/listing-dedup
 WORKDIR /var/cache/listing-dedup
 USER 10001:10001
@@ -51,4 +53,14 @@ COPY --from=packages /opt/venv /opt/venv
 COPY --from=app /app /app
 
 FROM cpu AS cuda
+USER 0:0
+# torch.compile builds a part of its launchers with the machine's C compiler, when the worker starts. The version is
+# the one of the base image's Debian.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 10001:10001
+# What it builds is loaded from here, so /tmp must not be mounted noexec; there is no home to keep it in.
+ENV TORCHINDUCTOR_CACHE_DIR=/tmp/torchinductor TRITON_CACHE_DIR=/tmp/triton
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility DEDUP_DEVICE=cuda

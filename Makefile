@@ -62,8 +62,8 @@ bench-gpu: setup
 	$(BIN)/python -m benchmarks.gpu
 
 lock: setup
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 pyproject.toml -o requirements/runtime.lock
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --overrides requirements/light.overrides --constraints requirements/runtime.lock pyproject.toml -o requirements/light.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --extra traces pyproject.toml -o requirements/runtime.lock
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --overrides requirements/light.overrides --constraints requirements/runtime.lock --extra traces pyproject.toml -o requirements/light.lock
 	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 --all-extras pyproject.toml -o requirements/dev.lock
 	echo uv | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --python-version 3.11 - -o requirements/uv.lock
 

@@ -12,11 +12,15 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 ROOT = pathlib.Path(__file__).parents[1]
 SERVICES = ("pypi", "osv")
-TIMEOUT_SECONDS = 60
+LOCKS = tuple(ROOT / "requirements" / name for name in ("runtime.lock", "light.lock", "dev.lock", "uv.lock"))
+"""The images', and what builds and tests them, with every extra that may be installed."""
+
+TIMEOUT_SECONDS = 180
 
 
 def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
@@ -30,7 +34,7 @@ def verdict(report: dict[str, Any]) -> tuple[int, list[str]]:
     return len(looked_at), found
 
 
-def ask(lock: pathlib.Path, service: str) -> dict[str, Any] | None:
+def ask(locks: Sequence[pathlib.Path], service: str) -> dict[str, Any] | None:
     """The report of one service; None where it does not answer."""
     program = pathlib.Path(sysconfig.get_path("scripts")) / "pip-audit"
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +53,7 @@ def ask(lock: pathlib.Path, service: str) -> dict[str, Any] | None:
                     *arguments,
                     f"--vulnerability-service={service}",
                     f"--output={report}",
-                    f"--requirement={lock}",
+                    *(f"--requirement={lock}" for lock in locks),
                 ],
                 capture_output=True,
                 timeout=TIMEOUT_SECONDS,
@@ -66,7 +70,7 @@ def ask(lock: pathlib.Path, service: str) -> dict[str, Any] | None:
 def main() -> int:
     """Ask one service after the other; 1 when a vulnerability is known, 0 also when none could be asked."""
     for service in SERVICES:
-        report = ask(ROOT / "requirements/runtime.lock", service)
+        report = ask(LOCKS, service)
         if report is None:
             print(f"{service}: does not answer")
             continue

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -17,7 +18,7 @@ import boto3
 import botocore.exceptions
 
 from core import errors, objects, settings
-from workers import aws_errors, aws_policies
+from workers import app, aws_errors, aws_policies
 
 Way = Literal["sqs", "sns", "eventbridge"]
 EVENTS = ("s3:ObjectCreated:*", "s3:ObjectRemoved:*")
@@ -27,6 +28,7 @@ MOST_RECEIVES = 1000
 """SQS' most. Ingest holds a message through an outage and SQS counts each time that it becomes visible again
 meanwhile; what ingest can't read it puts on record by itself. So only what kills ingest ends as a dead letter."""
 
+_RULE_NAME = 64  # EventBridge's longest; a bucket's is 63
 _KEPT_SECONDS = 14 * 86_400  # SQS' longest
 
 
@@ -226,7 +228,12 @@ class Setup:
 
     @property
     def _rule_name(self) -> str:
-        return f"{ID}-{self._wish.bucket}"[:64]
+        name = f"{ID}-{self._wish.bucket}"
+        if len(name) <= _RULE_NAME:
+            return name
+        # Buckets that differ at their ends alone must not share a rule.
+        digest = hashlib.sha256(self._wish.bucket.encode()).hexdigest()[:8]
+        return f"{name[: _RULE_NAME - 9]}-{digest}"
 
     def _rule(self) -> Step:
         detail: dict[str, Any] = {"bucket": {"name": [self._wish.bucket]}}
@@ -254,7 +261,15 @@ class Setup:
             if any((target["Id"], target["Arn"]) == (ID, self.queue_arn) for target in targets):
                 return Step(text, None)
         target = {"Id": ID, "Arn": self.queue_arn}
-        return Step(text, lambda: self._events.put_targets(Rule=self._rule_name, Targets=[target]))
+        return Step(text, lambda: self._put_target(target))
+
+    def _put_target(self, target: Mapping[str, str]) -> None:
+        answer = self._events.put_targets(Rule=self._rule_name, Targets=[dict(target)])
+        # The request itself succeeds all the same.
+        if answer["FailedEntryCount"]:
+            raise errors.ConfigurationError(
+                f"Rule {self._rule_name} does not take {target['Arn']} as its target: {answer['FailedEntries']}"
+            )
 
     def _event_bridge(self) -> Step:
         found = self._found_notifications()
@@ -295,7 +310,7 @@ class Setup:
 
 
 def _dead_letters(queue: str) -> str:
-    return f"{queue}-dead-letters"
+    return app.SQS_EVENT_DEAD_LETTERS.format(queue=queue)
 
 
 def _without_ours(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -72,8 +72,9 @@ def setup_s3(
         if iam_policy is not None:
             tasks = config.broker_url.startswith("sqs")
             policy = aws_policies.worker_policy([bucket], prefix, setup.queue_arn, tasks_on_sqs=tasks)
-            iam_policy.write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
-            _say("wrote", str(iam_policy))
+            if not dry_run:
+                iam_policy.write_text(json.dumps(policy, indent=2) + "\n", encoding="utf-8")
+            _say("would write" if dry_run else "wrote", str(iam_policy))
         _say("", f"DEDUP_EVENT_BROKER_URL=sqs:// DEDUP_EVENT_QUEUE={name} DEDUP_BUCKETS={bucket}")
 
 

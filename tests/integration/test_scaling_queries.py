@@ -32,6 +32,7 @@ def age(base: database.Database, statement: str) -> None:
 
 
 def test_the_wait_of_the_oldest_photo(base: database.Database) -> None:
+    ledger.empty(base)
     ledger.activate_model(base)
     assert {name: ask(base, name) for name in QUERIES} == {"embed": 0, "match": 0}
     property_id = ledger.new_property()
@@ -48,6 +49,20 @@ def test_the_wait_of_the_oldest_photo(base: database.Database) -> None:
     # What waits for hours is the sweep's, and more workers would not help it.
     age(base, "UPDATE photo SET updated_at = now() - interval '2 hours'")
     assert {name: ask(base, name) for name in QUERIES} == {"embed": 0, "match": 0}
+
+
+def test_a_photo_that_gave_up_calls_for_no_workers(base: database.Database) -> None:
+    ledger.empty(base)
+    ledger.activate_model(base)
+    for name in ("a", "b"):
+        ledger.apply(base, ledger.event(ledger.new_property(), name))
+    # As the sweep leaves one whose object the store refuses: published again minutes ago, for the fourth time.
+    age(
+        base,
+        "UPDATE photo SET postponed = 4, updated_at = now() - interval '500 seconds' WHERE key LIKE '%a'",
+    )
+    age(base, "UPDATE photo SET updated_at = now() - interval '20 seconds' WHERE key LIKE '%b'")
+    assert ask(base, "embed") == 20
 
 
 @pytest.mark.parametrize("name", sorted(QUERIES))

@@ -15,12 +15,13 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore import stub as stubs
 from moto import server as moto_server
 from typer import testing
 
 from core import errors, events, settings
 from tests.acceptance.system import until
-from workers import aws_errors, aws_policies, cli, processes
+from workers import aws_errors, aws_policies, cli, collectors, notification_setup, processes
 
 PHOTO = "properties/42/photos/a b.jpg"
 PATTERN = events.KeyPattern(
@@ -155,6 +156,23 @@ def test_only_the_bucket_may_send_and_what_fails_goes_to_the_dead_letters(aws: s
     assert queue["VisibilityTimeout"] == "300"
 
 
+def test_dead_events_are_measured(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dedup("--bucket", "photos").returncode == 0
+    sqs = boto3.client("sqs")
+    url = sqs.get_queue_url(QueueName="dedup-events-dead-letters")["QueueUrl"]
+    for _ in range(2):
+        sqs.send_message(QueueUrl=url, MessageBody="{}")
+    access = aws.replace("http://", "sqs://test:test@")
+    config = settings.Settings(event_broker_url=f"{access}//", s3_endpoint_url=aws)
+    monkeypatch.setattr(collectors, "parts", collectors.Asked())
+    collectors._register_shared(config)
+    ask, _ = collectors.parts._parts["events"]
+    (family,) = ask()
+    found = {sample.labels["queue"]: sample.value for sample in family.samples}
+    # The store says once that it could send (s3:TestEvent).
+    assert found == {"dedup-events": 1, "dedup-events-dead-letters": 2}
+
+
 def test_what_others_set_up_stays(aws: str) -> None:
     s3, sqs = boto3.client("s3"), boto3.client("sqs")
     other = sqs.create_queue(QueueName="thumbnails")["QueueUrl"]
@@ -227,11 +245,53 @@ def test_the_workers_policy_names_what_they_touch_and_nothing_else(aws: str, tmp
     assert rights["TellWhatIsGone"] == ({"s3:ListBucket"}, ["arn:aws:s3:::photos"])
     assert rights["TakeEvents"][1] == ["arn:aws:sqs:us-east-1:123456789012:dedup-events"]
     assert "sqs:SendMessage" not in rights["TakeEvents"][0]
+    assert rights["CountDeadEvents"] == (
+        {"sqs:GetQueueUrl", "sqs:GetQueueAttributes"},
+        ["arn:aws:sqs:us-east-1:123456789012:dedup-events-dead-letters"],
+    )
     assert [arn.rpartition(":")[2] for arn in rights["CarryTasks"][1]] == [
         "embed", "embed-bulk", "match", "match-bulk", "dedup-dead-letters",
     ]  # fmt: skip
     # IAM itself reads it.
     boto3.client("iam").create_policy(PolicyName="dedup", PolicyDocument=path.read_text())
+
+
+def test_a_dry_run_writes_no_policy(aws: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "policy.json"
+    shown = dedup("--bucket", "photos", "--iam-policy", str(path), "--dry-run")
+    assert f"would write {path}" in shown.stdout
+    assert not path.exists()
+
+
+def test_buckets_that_differ_at_their_ends_have_a_rule_each(aws: str) -> None:
+    alike = "a" * 60
+    for end in ("one", "two"):
+        boto3.client("s3").create_bucket(Bucket=alike + end)
+        done = dedup("--bucket", alike + end, "--via", "eventbridge")
+        assert done.returncode == 0, done.stderr
+    rules = boto3.client("events").list_rules()["Rules"]
+    assert sorted(json.loads(rule["EventPattern"])["detail"]["bucket"]["name"][0] for rule in rules) == [
+        alike + "one",
+        alike + "two",
+    ]
+    assert {len(rule["Name"]) for rule in rules} == {64}
+
+
+def test_a_target_that_is_not_taken_ends_the_setup(aws: str) -> None:
+    wish = notification_setup.Wish("photos", "dedup-events", way="eventbridge")
+    setup = notification_setup.Setup(settings.Settings(), wish)
+    refused = {
+        "FailedEntryCount": 1,
+        "FailedEntries": [{"TargetId": "x", "ErrorCode": "ThrottlingException"}],
+    }
+    stub = stubs.Stubber(setup._events)
+    stub.add_client_error("list_targets_by_rule", "ResourceNotFoundException")
+    stub.add_response("put_targets", refused)
+    with stub:
+        step = setup._rule_target()
+        assert step.change is not None
+        with pytest.raises(errors.ConfigurationError, match="ThrottlingException"):
+            step.change()
 
 
 def test_a_missing_bucket_is_named(aws: str) -> None:

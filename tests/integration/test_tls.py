@@ -18,6 +18,7 @@ import pytest
 import trustme
 
 from core import database, errors, objects, settings
+from tests import deployment
 from tests.integration.conftest import Server
 from workers import app, embedded_s3, ingest
 
@@ -115,6 +116,31 @@ def test_postgres(
         )
         with pytest.raises(errors.TransientError, match="does not match host name"):
             database.ask(numbered.database_url, b"SELECT 1")
+
+
+def test_the_systems_authorities_are_those_of_ssl_cert_file(
+    server: Server,
+    authority: trustme.CA,
+    authority_file: pathlib.Path,
+    stranger_file: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parts = urllib.parse.urlsplit(server.postgres.url())
+    assert parts.hostname is not None
+    assert parts.port is not None
+    target = (parts.hostname, parts.port)
+    with tls_in_front_of(target, authority.issue_cert("localhost"), postgres=True) as port:
+        url = server.postgres.url().replace(f"127.0.0.1:{parts.port}", f"localhost:{port}")
+        url += ("&" if parts.query else "?") + "sslmode=verify-full&sslrootcert=system"
+        config = config_with(database_url=url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority_file))
+        assert database.ask(config.database_url, b"SELECT 1 AS one") == {"one": 1}
+        monkeypatch.setenv("SSL_CERT_FILE", str(stranger_file))
+        with pytest.raises(errors.TransientError, match="certificate verify failed"):
+            database.ask(config.database_url, b"SELECT 1")
+        # What psycopg's wheel takes for the system's is a folder of the machine it was built on. Images name theirs.
+        dockerfile = (deployment.ROOT / "Dockerfile").read_text(encoding="utf-8")
+        assert "SSL_CERT_FILE=/etc/ssl/certs/ca-certificates.crt" in dockerfile
 
 
 def test_a_database_without_tls_is_refused_once_an_authority_is_named(

@@ -127,7 +127,7 @@ def test_every_service_is_confined_and_limited(compose: dict[str, Any]) -> None:
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
-        assert "/tmp" in service["tmpfs"], name  # noqa: S108 - a path in a container
+        assert "/tmp" in [mount.partition(":")[0] for mount in service["tmpfs"]], name  # noqa: S108 - in a container
         assert set(service["deploy"]["resources"]["limits"]) == {"cpus", "memory"}, name
         assert service["restart"].startswith(("unless-stopped", "on-failure")), name
         assert not service.get("privileged"), name
@@ -158,6 +158,18 @@ def test_the_gpu_is_reserved_for_the_profile_that_uses_it(compose: dict[str, Any
     assert compose["services"]["worker-embed-gpu"]["profiles"] == ["gpu"]
     # So that `docker compose up --scale worker-embed=3` works as it is.
     assert deployment.dotenv_example()["COMPOSE_PROFILES"] in compose["services"]["worker-embed"]["profiles"]
+
+
+def test_the_gpus_image_can_compile_and_load_what_it_compiled(compose: dict[str, Any]) -> None:
+    dockerfile = (deployment.ROOT / "Dockerfile").read_text(encoding="utf-8")
+    stage = dockerfile.partition(" AS cuda\n")[2]
+    assert re.search(r"apt-get install .*\bgcc libc6-dev\b", stage)
+    assert re.findall(r"^USER (.*)$", stage, flags=re.MULTILINE)[-1] == "10001:10001"
+    caches = dict(re.findall(r"\b((?:TORCHINDUCTOR|TRITON)_CACHE_DIR)=(\S+)", stage))
+    assert {pathlib.PurePath(folder).parent.as_posix() for folder in caches.values()} == {"/tmp"}  # noqa: S108
+    assert len(caches) == 2
+    on_gpu = [service for service in compose["services"].values() if service["image"] == "listing-dedup:cuda"]
+    assert [service["tmpfs"] for service in on_gpu] == [["/tmp:exec"]]  # noqa: S108
 
 
 def test_every_command_is_one_of_dedup(compose: dict[str, Any]) -> None:

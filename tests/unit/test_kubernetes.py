@@ -6,6 +6,7 @@ import json
 import pathlib
 import shutil
 import subprocess
+import urllib.parse
 from typing import Any
 
 import jsonschema
@@ -112,6 +113,28 @@ def test_every_pod_is_confined_and_limited() -> None:
         assert context["capabilities"] == {"drop": ["ALL"]}, name
         assert {"cpu", "memory"} <= set(container["resources"]["requests"]), name
         assert "memory" in container["resources"]["limits"], name
+
+
+def test_the_network_lets_every_pod_reach_its_parts_and_be_probed() -> None:
+    policy = of("NetworkPolicy")["listing-dedup"]["spec"]
+    chosen = policy["podSelector"]["matchLabels"].items()
+    for kind in ("Deployment", "Job"):
+        for name, manifest in of(kind).items():
+            assert chosen <= manifest["spec"]["template"]["metadata"]["labels"].items(), name
+    settings = of("ConfigMap")["listing-dedup-settings"]["data"]
+    assert [port["port"] for rule in policy["ingress"] for port in rule["ports"]] == [
+        int(settings["DEDUP_HEALTH_PORT"])
+    ]
+    anywhere = {
+        (port["protocol"], port["port"])
+        for rule in policy["egress"]
+        if "to" not in rule
+        for port in rule["ports"]
+    }
+    urls = [urllib.parse.urlsplit(url) for url in EXAMPLE_SECRET["stringData"].values()]
+    needed = {url.port for url in urls if url.port} | {443}
+    assert len(needed) == 3
+    assert anywhere == {("UDP", 53), ("TCP", 53), *(("TCP", port) for port in needed)}
 
 
 def test_every_deployment_is_probed_and_ends_in_peace() -> None:

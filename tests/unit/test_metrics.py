@@ -12,7 +12,9 @@ import numpy as np
 import prometheus_client
 import prometheus_client.openmetrics.exposition
 import prometheus_client.openmetrics.parser
+import pynvml
 import pytest
+import torch
 from prometheus_client import core as prometheus
 from prometheus_client import openmetrics, parser
 
@@ -184,6 +186,67 @@ def test_what_several_parts_tell_is_one_family_as_openmetrics_has_it() -> None:
             "dedup_scrape_ok": {"broker": 1, "events": 1},
             "dedup_queue_messages": {"embed": 3, "dedup-events": 3},
         }
+
+
+def of_device(monkeypatch: pytest.MonkeyPatch, device: str) -> dict[str, float]:
+    """What a process on that device tells of it in a scrape."""
+    parts = collectors.Asked()
+    monkeypatch.setattr(collectors, "parts", parts)
+    collectors.register_device(device)
+    registry = prometheus_client.CollectorRegistry()
+    registry.register(parts)
+    text: bytes = openmetrics.exposition.generate_latest(registry)  # type: ignore[no-untyped-call]
+    samples = [sample for family in strictly(text.decode()) for sample in family.samples]
+    assert {tuple(sample.labels.values()) for sample in samples} <= {(device,), ("device",)}
+    return {sample.name: sample.value for sample in samples}
+
+
+def test_of_a_cpu_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of_device(monkeypatch, "cpu") == {}
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_how_a_gpu_is_used(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    asked = []
+
+    def memory(of: torch.device) -> tuple[int, int]:
+        asked.append(of)
+        return 3 * 2**30, 8 * 2**30
+
+    # What CUDA and the driver answer; all else is torch's own.
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda of: 37)
+    told = of_device(monkeypatch, device)
+    assert set(told) == {*collectors.GPU, "dedup_scrape_ok"}
+    assert told["dedup_gpu_memory_used_bytes"] == 5 * 2**30
+    assert told["dedup_gpu_memory_total_bytes"] == 8 * 2**30
+    assert told["dedup_gpu_memory_reserved_bytes"] == 0, "this process holds none"
+    assert told["dedup_gpu_utilisation_ratio"] == 0.37
+    assert told["dedup_scrape_ok"] == 1
+    assert asked == [torch.device(device)]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED), RuntimeError("cuda driver can't be loaded")],
+    ids=["NVMLError", "RuntimeError"],
+)
+def test_memory_is_told_where_the_driver_does_not_tell_utilisation(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def refuse(of: torch.device) -> int:
+        raise error
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda of: (1, 2))
+    monkeypatch.setattr(torch.cuda, "utilization", refuse)
+    told = of_device(monkeypatch, "cuda")
+    assert set(collectors.GPU) - set(told) == {"dedup_gpu_utilisation_ratio"}
+    assert told["dedup_scrape_ok"] == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA answers here")
+def test_a_gpu_that_does_not_answer_fails_no_scrape(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert of_device(monkeypatch, "cuda") == {"dedup_scrape_ok": 0}
 
 
 def test_health_as_numbers() -> None:

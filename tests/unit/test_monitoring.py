@@ -3,6 +3,7 @@ seen in a real scrape: tests/acceptance/test_metrics.py."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ PROMETHEUS = deployment.ROOT / "deploy/prometheus/prometheus.yml"
 GRAFANA = deployment.ROOT / "deploy/grafana"
 OPERATIONS = deployment.ROOT / "docs/operations.md"
 promtool = shutil.which("promtool")
+jq = shutil.which("jq")
 
 
 def test_the_metrics_of_an_expression_are_found_wherever_they_stand() -> None:
@@ -103,6 +105,41 @@ def test_grafana_finds_its_datasource_and_its_dashboard() -> None:
         assert place["x"] + place["w"] <= 24, panel["title"]
         places.append((place["x"], place["y"]))
     assert len(set(places)) == len(places), "no panel lies on another"
+
+
+@pytest.mark.skipif(jq is None, reason="jq is not installed")
+def test_what_is_asked_of_the_logs_passes_over_those_of_other_services() -> None:
+    photo = {"property_id": "42", "photo_id": 4711}
+    lines = [
+        "2026-01-01 00:00:00 UTC [1] LOG:  database system is ready to accept connections",
+        "42",
+        '["a list"]',
+        "{broken",
+        *(
+            json.dumps({"level": level, "event": event, "error": "503", **photo})
+            for level, event in (
+                ("info", "photo_embedded"),
+                ("warning", "task_retried"),
+                ("error", "task_gave_up"),
+            )
+        ),
+        '{"level": 4, "message": "another service\'s"}',
+    ]
+    filters = re.findall(r"jq (-\w+) '([^']+)'", OPERATIONS.read_text(encoding="utf-8"))
+    assert len(filters) == 4
+    counts = []
+    for options, text in filters:
+        done = subprocess.run(
+            [str(jq), options, text],
+            input="\n".join(lines),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        counts.append(len(done.stdout.splitlines()))
+    assert counts == [3, 2, 2, 1]
 
 
 @pytest.mark.skipif(promtool is None, reason="promtool (Debian: prometheus) is not installed")

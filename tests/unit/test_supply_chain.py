@@ -5,6 +5,7 @@ import pathlib
 import re
 import subprocess
 import sysconfig
+import tomllib
 
 import pytest
 
@@ -49,9 +50,23 @@ def test_only_what_was_found_fails(
     words: str,
 ) -> None:
     left = iter(answers)
-    monkeypatch.setattr(audit, "ask", lambda lock, service: next(left))
+    monkeypatch.setattr(audit, "ask", lambda locks, service: next(left))
     assert audit.main() == code
     assert words in capsys.readouterr().out
+
+
+def test_all_that_ships_is_audited() -> None:
+    assert sorted(audit.LOCKS) == LOCKS
+    dockerfile = (deployment.ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert set(re.findall(r"requirements/([\w.]+lock)", dockerfile)) <= {lock.name for lock in audit.LOCKS}
+
+
+@pytest.mark.parametrize("name", ["light.lock", "runtime.lock"])
+def test_traces_can_be_switched_on_in_the_images(name: str) -> None:
+    extra = tomllib.loads((deployment.ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wanted = {re.split("[><=~]", entry)[0] for entry in extra["project"]["optional-dependencies"]["traces"]}
+    text = (deployment.ROOT / "requirements" / name).read_text(encoding="utf-8")
+    assert wanted <= set(re.findall(r"^([a-z0-9-]+)==", text, flags=re.MULTILINE))
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda path: path.name)
