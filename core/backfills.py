@@ -124,6 +124,11 @@ def put_back(connection: database.Connection, chosen: list[photos.Revision]) -> 
     database.execute(connection, "put_back_these", **_arrays(chosen))
 
 
+def take_from_sweep(connection: database.Connection, chosen: list[photos.Revision]) -> None:
+    """Let those of these photos that an outage postponed begin anew: the backfill waits for them, too."""
+    database.execute(connection, "take_from_sweep", **_arrays(chosen))
+
+
 def standing(
     connection: database.Connection,
     chosen: list[photos.Revision],

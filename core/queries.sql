@@ -712,6 +712,14 @@ FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[])
 WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.revision = chosen.revision
   AND photo.status = 'failed';
 
+-- name: take_from_sweep
+-- Photos of several properties, each by its key: what an outage postponed is waited for again.
+UPDATE photo
+SET postponed = 0, updated_at = now()
+FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[]) AS chosen (property_id, id, revision)
+WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.revision = chosen.revision
+  AND photo.status = 'pending' AND photo.postponed > 0;
+
 -- name: backfill_standing
 -- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
 SELECT count(*) FILTER (WHERE waits) AS unsettled, count(*) FILTER (WHERE postponed > 0 AND NOT waits) AS postponed

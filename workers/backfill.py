@@ -97,6 +97,8 @@ def run(
             if state.outstanding() > room:
                 state.wait(below=room + 1)
             pace.wait(len(page.photos))
+            with base.transaction() as connection:
+                backfills.take_from_sweep(connection, page.photos)
             publish_embed_many(
                 page.photos,
                 model_id=source.model_id,

@@ -80,14 +80,19 @@ def bulk(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Q
     worker.join()
 
 
-def run(base: database.Database, property_id: str, stop_after: int | None = None) -> backfill.Progress:
+def run(
+    base: database.Database,
+    property_id: str,
+    stop_after: int | None = None,
+    what: backfills.What = "all",
+) -> backfill.Progress:
     """Embed a property's photos anew; KeyboardInterrupt when so many are published, done or not."""
 
     def report(progress: backfill.Progress) -> None:
         if stop_after is not None and progress.published >= stop_after:
             raise KeyboardInterrupt
 
-    source = sources.recorded(base, backfills.Selection("all", property_id))
+    source = sources.recorded(base, backfills.Selection(what, property_id))
     return backfill.run(settings.Settings(backfill_window=WINDOW), base, source, report)
 
 
@@ -130,3 +135,13 @@ def test_one_unreadable_object_does_not_stop_it(base: database.Database, bulk: Q
     bulk.unreadable.clear()
     assert run(base, property_id).postponed == 0
     assert every[3] in bulk.embedded
+
+
+def test_what_an_outage_postponed_is_waited_for(base: database.Database, bulk: Queue) -> None:
+    property_id = ledger.new_property()
+    photo = ledger.apply(base, ledger.event(property_id, "a")).photo
+    bulk.give_up(photo)
+    assert ledger.row(base, photo)["postponed"] == 1
+    progress = run(base, property_id, what="missing")
+    assert ledger.row(base, photo)["status"] == "embedded"
+    assert (progress.done, progress.postponed) == (1, 0)
