@@ -234,9 +234,23 @@ WHERE property_id = %(property_id)s AND model_id = %(model_id)s
 -- name: matched
 -- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
 UPDATE photo
-SET matched_at = now()
+SET matched_at = now(), postponed = 0
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
+
+-- name: match_failed
+-- Once a round of the sweep, as postpone, which speaks of photos that are to be embedded.
+UPDATE photo
+SET postponed = greatest(postponed, %(round)s + 1)
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
+RETURNING revision, postponed;
+
+-- name: park_unmatched
+UPDATE photo
+SET status = 'failed', failure = 'unmatched', failure_message = %(message)s, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded'
+  AND matched_at IS NULL
+RETURNING id;
 
 -- name: decisions
 -- Pairs that are duplicates by the model that the property shows, and pairs of which a person has said what they are.
@@ -722,9 +736,9 @@ WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.
 
 -- name: backfill_standing
 -- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
-SELECT count(*) FILTER (WHERE waits) AS unsettled, count(*) FILTER (WHERE postponed > 0 AND NOT waits) AS postponed
+SELECT count(*) FILTER (WHERE waits) AS unsettled, count(*) FILTER (WHERE gave_up AND NOT waits) AS postponed
 FROM (
-    SELECT photo.postponed, (photo.status = 'pending' AND photo.postponed = 0)
+    SELECT photo.postponed > 0 AND (photo.status = 'pending' OR photo.matched_at IS NOT NULL) AS gave_up, (photo.status = 'pending' AND photo.postponed = 0)
         OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
             SELECT FROM photo_embedding
             WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
