@@ -1,4 +1,7 @@
-"""Trying to embed a photo: how often it was tried, what became of it, and whether it may have cost a process."""
+"""Trying to embed a photo: how often it was tried, what became of it, and whether it may have cost a process.
+
+And how often its match failed.
+"""
 
 from __future__ import annotations
 
@@ -101,3 +104,18 @@ def postpone(connection: database.Connection, photo: photos.Revision, after: int
     """
     row = database.execute(connection, "postpone", **dataclasses.asdict(photo), round=after).fetchone()
     return 0 if row is None else int(row["postponed"])
+
+
+def match_failed(
+    connection: database.Connection, property_id: str, photo_id: int, after: int
+) -> tuple[photos.Revision, int] | None:
+    """Count that a photo's match failed; returns what is unmatched, and in how many rounds of the sweep it failed.
+
+    None when it is matched by now, or not to be matched any more. `after` is as in `postpone`.
+    """
+    row = database.execute(
+        connection, "match_failed", property_id=property_id, photo_id=photo_id, round=after
+    ).fetchone()
+    if row is None:
+        return None
+    return photos.Revision(property_id, photo_id, row["revision"]), int(row["postponed"])

@@ -46,6 +46,18 @@ class Backfill:
     resumed_at: datetime.datetime
 
 
+@dataclasses.dataclass(frozen=True)
+class Standing:
+    """Of the photos of a page: `unsettled` are still to be embedded, `postponed` gave up for a fault outside them.
+
+    The latter are done as far as the backfill goes: without any embedding they are the sweep's, the others keep what
+    they have.
+    """
+
+    unsettled: int
+    postponed: int
+
+
 def start(connection: database.Connection, selection: str) -> Backfill:
     """Begin a backfill, or go on with the unfinished one of the same selection (a text that says which)."""
     row = database.execute(connection, "backfill_start", selection=selection).fetchone()
@@ -112,27 +124,32 @@ def put_back(connection: database.Connection, chosen: list[photos.Revision]) -> 
     database.execute(connection, "put_back_these", **_arrays(chosen))
 
 
-def unsettled(
+def take_from_sweep(connection: database.Connection, chosen: list[photos.Revision]) -> None:
+    """Let those of these photos that an outage postponed begin anew: the backfill waits for them, too."""
+    database.execute(connection, "take_from_sweep", **_arrays(chosen))
+
+
+def standing(
     connection: database.Connection,
     chosen: list[photos.Revision],
     model_id: str | None,
     published_at: datetime.datetime,
     *,
     again: bool,
-) -> int:
-    """How many of these photos, published at a time or later, are still to be embedded (by a model; anew: `again`).
+) -> Standing:
+    """How far these photos are, published at a time or later to be embedded (by a model; anew: `again`).
 
-    One that has been embedded by another model before, and was found not to be embeddable by this one, is not.
+    One that has been embedded by another model before, and was found not to be embeddable by this one, is done.
     """
     row = database.execute(
         connection,
-        "unsettled",
+        "backfill_standing",
         **_arrays(chosen),
         model_id=model_id,
         published_at=published_at,
         again=again,
     ).fetchone()
-    return int(row["photos"]) if row else 0
+    return Standing(**row) if row else Standing(0, 0)
 
 
 def _parameters(selection: Selection, model_id: str | None, position: str) -> dict[str, object]:

@@ -43,6 +43,9 @@ _TRANSIENT = (
     psycopg.OperationalError,  # connection lost, server starting or stopping, lock and statement timeouts
     psycopg.errors.SerializationFailure,
     psycopg.errors.DeadlockDetected,
+    psycopg.errors.ReadOnlySqlTransaction,  # a primary that was demoted, or whose disk is nearly full
+    psycopg.errors.IdleInTransactionSessionTimeout,
+    psycopg.errors.TransactionTimeout,
     psycopg_pool.PoolTimeout,
 )
 
@@ -128,9 +131,12 @@ class Database:
                 # Ended here and not by the pool, so that the limit holds for that, too.
                 try:
                     yield connection
-                except BaseException:
+                except BaseException as error:
                     with contextlib.suppress(psycopg.Error):
                         connection.rollback()
+                    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                        # The pool makes a new one, which leads to whoever is the primary by now.
+                        connection.close()
                     raise
                 connection.commit()
                 connection.answered_at = time.monotonic()

@@ -27,6 +27,10 @@ DECODING_BYTES = 200_000_000
 """Memory that the pictures being decoded take together; a picture that needs more is decoded alone."""
 
 _MEMORY = budgets.Budget(DECODING_BYTES)
+_JPEG = {"JPEG", "MPO"}
+"""Pillow's names for a JPEG: of one picture, and of several in one file, as phones write it."""
+_OWN_PICTURE = {"WEBP", "AVIF", "HEIF"}
+"""Formats whose decoders keep pictures of their own beside Pillow's."""
 _ORIENTATION = 0x0112  # Exif 2.32, tag Orientation; 5 to 8 lie on their side
 
 
@@ -120,10 +124,10 @@ def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.I
                 "upload a smaller photo or raise the limit.",
             )
         picture_format = image.format or "unknown"
-        if picture_format == "JPEG" and image.mode in {"RGB", "L"}:
+        if picture_format in _JPEG and image.mode in {"RGB", "L"}:
             image.draft(image.mode, least)
         # A few large pictures at a time would take a worker's memory, and its other photos with it.
-        with _MEMORY.hold(_bytes(image, width * height)):
+        with _MEMORY.hold(_bytes(image, width * height, least)):
             image.load()
             if _orientation(image) >= 5:
                 width, height = height, width
@@ -132,20 +136,34 @@ def _open(data: bytes, least: tuple[int, int], max_pixels: int) -> tuple[Image.I
             return rgb, picture_format, (width, height)
 
 
-def _bytes(image: Image.Image, full_pixels: int) -> int:
+def _bytes(image: Image.Image, full_pixels: int, least: tuple[int, int]) -> int:
     """About what decoding takes at its peak. A JPEG's size is that of its draft by now."""
     pixels = image.width * image.height
-    if image.format == "JPEG":
-        # A progressive one keeps the coefficients of the full size, two bytes each, until its last scan.
-        return 4 * pixels + (6 * full_pixels if image.info.get("progressive") else 0)
-    # The decoder's own picture and Pillow's of it.
-    return 8 * pixels
+    channels = len(image.getbands())
+    if image.format in _JPEG:
+        # Its picture, and one that is upright; CMYK has one more, as RGB. A progressive one keeps the coefficients of
+        # the full size, two bytes each, until its last scan.
+        coefficients = 2 * channels * full_pixels if image.info.get("progressive") else 0
+        return (8 if channels < 4 else 12) * pixels + coefficients
+    decoders = 8 if image.format in _OWN_PICTURE else 0
+    if _factor(image, least) < 2 and (image.has_transparency_data or image.mode in {"I", "F"}):
+        # Upright, with its transparency as a channel, laid on paper, as RGB; or its numbers scaled as floats.
+        return (decoders + 26) * pixels
+    # Pillow's picture, and two that are upright, smaller or of other colours.
+    return (decoders + 13) * pixels
+
+
+def _factor(image: Image.Image, least: tuple[int, int]) -> int:
+    """By how much a picture is reduced at once."""
+    if image.mode not in {"L", "LA", "RGB", "RGBA", "CMYK"}:
+        return 1
+    return min(image.width // (2 * least[0]), image.height // (2 * least[1]))
 
 
 def _reduced(image: Image.Image, least: tuple[int, int]) -> Image.Image:
     """About `least` in size, before colours and orientation multiply a large picture's memory."""
-    factor = min(image.width // (2 * least[0]), image.height // (2 * least[1]))
-    if factor < 2 or image.mode not in {"L", "LA", "RGB", "RGBA", "CMYK"}:
+    factor = _factor(image, least)
+    if factor < 2:
         return image
     # What is reduced is a new image, without what the file says of it.
     smaller = image.reduce(factor)

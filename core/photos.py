@@ -274,6 +274,22 @@ def park_lacking(
     return True
 
 
+def park_unmatched(connection: database.Connection, photo: Revision, message: str) -> bool:
+    """Park an embedded photo as failed whose match always fails; whether it did.
+
+    To be run alone in its transaction. It leaves its property's groups, as whatever is parked; put back, it is embedded
+    and matched anew.
+    """
+    database.execute(connection, "lock_property", property_id=photo.property_id)
+    text = message.replace("\x00", "\\u0000")
+    parked = database.execute(connection, "park_unmatched", **dataclasses.asdict(photo), message=text)
+    if not parked.fetchone():
+        return False
+    _forget(connection, photo.property_id, photo.photo_id)
+    observations.tell(observations.PhotoFailed("unmatched"))
+    return True
+
+
 def remove(connection: database.Connection, photo: Revision, reason: str | None) -> None:
     """Take a photo out and repair its group in the same transaction; its row stays, with its sequencer.
 
@@ -292,7 +308,7 @@ def _forget(connection: database.Connection, property_id: str, photo_id: int) ->
 
 @dataclasses.dataclass(frozen=True)
 class Overdue:
-    """A photo that waits to be embedded, and how often in a row its task gave up."""
+    """A photo that waits to be embedded or matched, and how often in a row its task gave up."""
 
     photo: Revision
     postponed: int
@@ -300,7 +316,7 @@ class Overdue:
 
 def overdue(
     connection: database.Connection, older_than_seconds: float, limit: int
-) -> tuple[list[Overdue], list[Revision]]:
+) -> tuple[list[Overdue], list[Overdue]]:
     """Photos that nothing has happened to for too long: those to embed, and those embedded but not matched.
 
     At most `limit` of them, the oldest; each is given out once in `older_than_seconds`, whoever asks.
@@ -309,11 +325,8 @@ def overdue(
         connection, "overdue", older_than_seconds=older_than_seconds, limit=limit
     ).fetchall()
     embed: list[Overdue] = []
-    match: list[Revision] = []
+    match: list[Overdue] = []
     for row in sorted(rows, key=lambda row: row["waits_since"]):
         photo = Revision(row["property_id"], row["id"], row["revision"])
-        if row["status"] == "pending":
-            embed.append(Overdue(photo, row["postponed"]))
-        else:
-            match.append(photo)
+        (embed if row["status"] == "pending" else match).append(Overdue(photo, row["postponed"]))
     return embed, match

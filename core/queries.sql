@@ -164,10 +164,13 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revis
   AND status = 'failed' AND failure = 'killed_worker';
 
 -- name: postpone
--- Once a round, however many copies of its task there are.
+-- Once a round, however many copies of its task there are. One that is embedded already keeps what it has; whoever waits
+-- for it to be embedded anew, or by a further model, sees that it was tried.
 UPDATE photo
-SET postponed = greatest(postponed, %(round)s + 1)
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'pending'
+SET postponed = greatest(postponed, %(round)s + 1),
+    updated_at = CASE status WHEN 'embedded' THEN now() ELSE updated_at END
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s
+  AND status IN ('pending', 'embedded')
 RETURNING postponed;
 
 -- name: overdue
@@ -231,9 +234,23 @@ WHERE property_id = %(property_id)s AND model_id = %(model_id)s
 -- name: matched
 -- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
 UPDATE photo
-SET matched_at = now()
+SET matched_at = now(), postponed = 0
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
+
+-- name: match_failed
+-- Once a round of the sweep, as postpone, which speaks of photos that are to be embedded.
+UPDATE photo
+SET postponed = greatest(postponed, %(round)s + 1)
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
+RETURNING revision, postponed;
+
+-- name: park_unmatched
+UPDATE photo
+SET status = 'failed', failure = 'unmatched', failure_message = %(message)s, updated_at = now()
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded'
+  AND matched_at IS NULL
+RETURNING id;
 
 -- name: decisions
 -- Pairs that are duplicates by the model that the property shows, and pairs of which a person has said what they are.
@@ -639,7 +656,8 @@ DELETE FROM rejected_event WHERE id = %(id)s;
 -- name: looked_at
 -- Its attempt came to an end that was seen, unless it is held back for not having come to one.
 UPDATE photo
-SET attempts = CASE %(reason)s WHEN 'killed_worker' THEN attempts ELSE 0 END, updated_at = now()
+SET attempts = CASE %(reason)s WHEN 'killed_worker' THEN attempts ELSE 0 END,
+    postponed = CASE %(reason)s WHEN 'gave_up' THEN postponed ELSE 0 END, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded';
 
 -- name: backfill_start
@@ -708,19 +726,28 @@ FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[])
 WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.revision = chosen.revision
   AND photo.status = 'failed';
 
--- name: unsettled
--- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
-SELECT count(*) AS photos
+-- name: take_from_sweep
+-- Photos of several properties, each by its key: what an outage postponed is waited for again.
+UPDATE photo
+SET postponed = 0, updated_at = now()
 FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[]) AS chosen (property_id, id, revision)
-JOIN photo USING (property_id, id, revision)
-WHERE photo.postponed = 0 AND (
-    photo.status = 'pending'
-    OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
-        SELECT FROM photo_embedding
-        WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
-          AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
-    )))
-);
+WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.revision = chosen.revision
+  AND photo.status = 'pending' AND photo.postponed > 0;
+
+-- name: backfill_standing
+-- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
+SELECT count(*) FILTER (WHERE waits) AS unsettled, count(*) FILTER (WHERE gave_up AND NOT waits) AS postponed
+FROM (
+    SELECT photo.postponed > 0 AND (photo.status = 'pending' OR photo.matched_at IS NOT NULL) AS gave_up, (photo.status = 'pending' AND photo.postponed = 0)
+        OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
+            SELECT FROM photo_embedding
+            WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
+              AND (%(model_id)s::text IS NULL OR model_id = %(model_id)s)
+        ))) AS waits
+    FROM unnest(%(properties)s::text[], %(ids)s::bigint[], %(revisions)s::integer[]) AS chosen (property_id, id, revision)
+    JOIN photo USING (property_id, id, revision)
+    WHERE photo.status IN ('pending', 'embedded')
+) AS found;
 
 -- name: known_objects
 -- Over all properties: one page of a bucket against what is on record of it.

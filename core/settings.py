@@ -206,7 +206,8 @@ class Settings(pydantic_settings.BaseSettings):
         144,
         ge=1,
         description="How often a photo whose retries were all used up by an outage is left to the sweep before "
-        "it is parked as failed (gave_up); the default is about a day.",
+        "it is parked as failed (gave_up), and in how many of its rounds a match may fail (unmatched); the default is "
+        "about a day.",
     )
     sweep_limit: int = pydantic.Field(1000, ge=1, description="Most photos that one sweep publishes again.")
 

@@ -213,13 +213,20 @@ class Match:
         return {"traceparent": self.traceparent} if self.traceparent else {}
 
 
-def publish_match(property_id: str, photo_id: int, queue: str = MATCH) -> None:
+def publish_match(property_id: str, photo_id: int, queue: str = MATCH, *, postponed: int = 0) -> None:
     """Ask for a photo to be matched. To be called after its embedding has committed.
+
+    Args:
+        property_id: its property.
+        photo_id: which.
+        queue: of live uploads, or MATCH_BULK.
+        postponed: how often in a row its match failed.
 
     Raises:
         TransientError: the broker is away.
     """
-    _publish(MATCH_TASK, queue, traces.headers(), property_id=property_id, photo_id=photo_id)
+    further = {"postponed": postponed} if postponed else {}
+    _publish(MATCH_TASK, queue, traces.headers(), property_id=property_id, photo_id=photo_id, **further)
 
 
 def publish_matches(wanted: Sequence[Match], queue: str = MATCH) -> None:

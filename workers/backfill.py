@@ -28,13 +28,18 @@ Report = Callable[["Progress"], None]
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a backfill is. `total` None: unknown; `removed` counts rows whose object is gone."""
+    """How far a backfill is. `total` None: unknown; `removed` counts rows whose object is gone.
+
+    `postponed`: of those done by this run, the ones that gave up for a fault outside them, such as an object that may
+    not be read.
+    """
 
     done: int
     total: int | None
     published: int
     removed: int
     skipped: int
+    postponed: int = 0
 
 
 def estimate(source: sources.Source) -> Progress:
@@ -49,6 +54,7 @@ def estimate(source: sources.Source) -> Progress:
 class _Published:
     page: sources.Page
     unsettled: int
+    postponed: int = 0
 
 
 def run(
@@ -91,6 +97,8 @@ def run(
             if state.outstanding() > room:
                 state.wait(below=room + 1)
             pace.wait(len(page.photos))
+            with base.transaction() as connection:
+                backfills.take_from_sweep(connection, page.photos)
             publish_embed_many(
                 page.photos,
                 model_id=source.model_id,
@@ -163,23 +171,27 @@ class _State:
         with self._base.transaction() as connection:
             for item in self._published:
                 if item.unsettled:
-                    item.unsettled = backfills.unsettled(
+                    standing = backfills.standing(
                         connection, item.page.photos, self._model_id, self._published_since, again=self._again
                     )
+                    item.unsettled, item.postponed = standing.unsettled, standing.postponed
         self._looked = time.monotonic()
         self._advance()
         self._tell(done=self.progress.published - self.outstanding())
 
     def _advance(self) -> None:
-        position, settled = "", 0
+        position, settled, postponed = "", 0, 0
         while self._published and not self._published[0].unsettled:
-            page = self._published.popleft().page
+            item = self._published.popleft()
+            page, postponed = item.page, postponed + item.postponed
             self._behind += len(page.photos)
             if page.position:
                 position, settled, self._behind = page.position, settled + self._behind, 0
         if position:
             with self._base.transaction() as connection:
                 backfills.advance(connection, self._backfill, position, settled)
+        if postponed:
+            self._tell(postponed=self.progress.postponed + postponed)
 
     def _tell(self, **changed: int) -> None:
         self.progress = dataclasses.replace(self.progress, **changed)

@@ -119,10 +119,17 @@ def backfill(
                 progress.stop()
                 _console.print("Stopped; the same command goes on here.")
                 raise typer.Exit(_INTERRUPTED) from None
+    gave_up = (
+        f" {done.postponed} of them gave up for a fault outside them, such as an object that may not be read: see "
+        "`task_gave_up` in the bulk worker's log. The sweep goes on with those that have no embedding; the others keep "
+        "what they had, and the same command tries them again."
+        if done.postponed
+        else ""
+    )
     _say(
         done,
         as_json,
-        f"Done: {done.done} photos; removed: {done.removed}; keys that are no photo's: {done.skipped}. "
+        f"Done: {done.done} photos; removed: {done.removed}; keys that are no photo's: {done.skipped}.{gave_up} "
         "What failed is in `dedup dead-letters`.",
     )
 

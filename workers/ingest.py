@@ -26,6 +26,8 @@ _FIRST_WAIT_SECONDS = 0.2
 _LONGEST_WAIT_SECONDS = 30.0
 _LOOK_SECONDS = 30.0
 _LOOP = "consumer"
+_NOT_THE_EVENTS = (errors.TransientError, errors.ConfigurationError)
+"""Errors that say nothing of the event that met them: it is held until they are over."""
 
 
 class Ingest(kombu.mixins.ConsumerMixin):
@@ -86,7 +88,8 @@ class Ingest(kombu.mixins.ConsumerMixin):
             raise
 
     def on_message(self, message: kombu.Message) -> None:
-        """Apply one message, then acknowledge it; while the database or broker is away, wait with it in hand.
+        """Apply one message, then acknowledge it; while the database or broker is away or lacks what it needs (a
+        migration, a grant), wait with it in hand.
 
         It is not given back: brokers count that, and drop a message that came back too often. Only a process that is
         told to stop takes no further one, and leaves those that it was given to the broker.
@@ -100,7 +103,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
                 with stopping.process.in_hand(), health.process.working("event"):
                     self.apply(message.body)
                     message.ack()
-            except errors.TransientError as error:
+            except _NOT_THE_EVENTS as error:
                 log.warning("ingest_waits", seconds=wait_seconds, error=str(error))
                 health.process.away("ingest", f"an event is held: {error}")
                 time.sleep(wait_seconds)
@@ -114,6 +117,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
 
         Raises:
             TransientError: the database or the broker is away; the message may be applied again.
+            ConfigurationError: the database lacks a migration, or the login a right; likewise.
         """
         for rejection in self.take(body):
             self._reject(rejection)
@@ -127,7 +131,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
                 ids = {"correlation_id": _correlation_id(event), "property_id": event.property_id}
                 with logs.bound(**ids), traces.span("ingest", **ids):
                     self._apply_event(event)
-            except errors.TransientError:
+            except _NOT_THE_EVENTS:
                 raise
             except Exception as error:  # noqa: BLE001 - one event that cannot be stored must not stop all others
                 message = f"{type(error).__name__}: {error}"
@@ -139,7 +143,7 @@ class Ingest(kombu.mixins.ConsumerMixin):
         try:
             with self._database.transaction() as connection:
                 applied = photos.apply_event(connection, event)
-        except errors.TransientError as error:
+        except _NOT_THE_EVENTS as error:
             log.warning("event_put_off", key=event.key, error=str(error))
             raise
         with logs.bound(key=event.key, outcome=applied.outcome.value, **dataclasses.asdict(applied.photo)):

@@ -50,8 +50,9 @@ def prepare(config: settings.Settings) -> Worker:
 
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.match", **policy())
-def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int) -> None:
-    """Match one photo within its property and rewrite the property's flags."""
+def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int, postponed: int = 0) -> None:
+    """Match one photo within its property and rewrite the property's flags. `postponed` is told when it gives up."""
+    del postponed
     _match(property_id, photo_id)
 
 
@@ -84,8 +85,8 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
             except Exception as error:
                 health.process.failed(MATCH_TASK, str(error))
                 metrics.TASK_FAILURES.labels(MATCH_TASK).inc()
-                # As when a task of its own fails: the photo stays unmatched, and the sweep goes on with it.
                 log.exception("match_failed")
+                self.match_gave_up(one.property_id, one.photo_id, 0, error)
 
 
 def _publish_singly(task: tasks.PhotoTask, wanted: Sequence[Match]) -> None:

@@ -63,19 +63,20 @@ def run(config: settings.Settings, every_seconds: float | None) -> None:
 
 def sweep(config: settings.Settings, base: database.Database, switcher: switching.Switcher) -> int:
     """One sweep; returns how many photos were published again."""
-    regrouping.apply_waiting(base)
+    # First: neither verdicts nor properties that somebody has locked may keep what is overdue.
     with base.transaction() as connection:
         embed, match = photos.overdue(connection, config.sweep_after_seconds, config.sweep_limit)
     for item in embed:
         with _told(item.photo):
             publish_embed(item.photo, postponed=item.postponed)
             metrics.SWEPT.labels("embed").inc()
-    for photo in match:
-        with _told(photo):
-            publish_match(photo.property_id, photo.photo_id)
+    for item in match:
+        with _told(item.photo):
+            publish_match(item.photo.property_id, item.photo.photo_id, postponed=item.postponed)
             metrics.SWEPT.labels("match").inc()
     if embed or match:
         log.warning("overdue_published_again", embed=len(embed), match=len(match))
+    regrouping.apply_waiting(base)
     switched = switcher.run(_SWITCH_SECONDS, between=lambda: regrouping.apply_waiting(base))
     if switched:
         log.info("properties_switched", properties=switched)

@@ -64,7 +64,8 @@ def let_go(message: Any) -> None:
 class PhotoTask(celery.Task):
     """Base of the photo tasks. One that gave up leaves its photo to the sweep, or parks it with the reason.
 
-    Only embed tasks, which name a revision, speak for their photo; a photo that was not matched is swept anyway.
+    Embed tasks name a revision, match tasks only a photo. Those of many photos speak for none: each photo's fate is its
+    own.
     """
 
     abstract = True
@@ -160,6 +161,8 @@ class PhotoTask(celery.Task):
         metrics.TASK_FAILURES.labels(self.name).inc()
         log.error("task_gave_up", error=str(exc))
         if "revision" not in ids:
+            if "photo_id" in ids:
+                self.match_gave_up(ids["property_id"], ids["photo_id"], kwargs.get("postponed", 0), exc)
             return
         photo = photos.Revision(**ids)
         message = f"{type(exc).__name__}: {exc}"
@@ -176,6 +179,26 @@ class PhotoTask(celery.Task):
         except errors.TransientError as error:
             # The photo stays pending: the database that cannot be told now is the one that remembers it.
             log.error("failure_not_recorded", error=str(error))
+
+    def match_gave_up(self, property_id: str, photo_id: int, postponed: int, error: Exception) -> None:
+        """Leave a photo to the sweep after its match failed, or park it with the reason.
+
+        Counted are matches that failed and not rounds of the sweep: where none is tried, as while workers are away or
+        far behind, no photo is to blame. Nor at once, whatever the error: its embedding is good.
+        """
+        try:
+            with self.database.transaction() as connection:
+                failed = attempts.match_failed(connection, property_id, photo_id, postponed)
+            if failed is None or failed[1] <= self.most_postponements:
+                return
+            # In a transaction of its own: the property's lock is taken before any row's.
+            with self.database.transaction() as connection:
+                parked = photos.park_unmatched(connection, failed[0], f"{type(error).__name__}: {error}")
+        except errors.DedupError as problem:
+            log.error("failure_not_recorded", error=str(problem))
+        else:
+            if parked:
+                log.warning("photo_failed", reason="unmatched", error=str(error))
 
 
 def _ids(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -113,3 +113,35 @@ def test_a_connection_that_the_server_ended_just_now_is_not_given_out(
             other.execute("SELECT pg_terminate_backend(%s, 60000)", [ended])
         with base.transaction() as connection:
             assert connection.info.backend_pid != ended
+
+
+def test_a_server_that_only_reads_is_an_outage_and_its_connection_is_let_go(
+    server: embedded_postgres.EmbeddedPostgres,
+) -> None:
+    base = database.Database(server.url(), pool_size=1)
+    with contextlib.closing(base):
+        with base.transaction() as connection:
+            # As a primary that was demoted behind an open connection.
+            connection.execute("SET default_transaction_read_only = on")
+        with pytest.raises(errors.TransientError, match="read-only"), base.transaction() as connection:
+            connection.execute("CREATE TABLE written (id integer)")
+        with base.transaction() as connection:
+            connection.execute("CREATE TABLE written (id integer)")
+
+
+def test_a_transaction_that_the_server_ended_for_its_length_is_an_outage(
+    server: embedded_postgres.EmbeddedPostgres,
+) -> None:
+    base = database.Database(server.url(), pool_size=1)
+    with contextlib.closing(base):
+        with base.transaction() as connection:
+            connection.execute("SET transaction_timeout = '50ms'")
+        with (
+            pytest.raises(errors.TransientError, match="TransactionTimeout"),
+            base.transaction() as connection,
+        ):
+            connection.execute("SELECT pg_sleep(60)")
+        with pytest.raises(errors.TransientError, match="InTransaction"), base.transaction():
+            raise psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
+        with base.transaction() as connection:
+            assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}

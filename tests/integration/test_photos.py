@@ -310,14 +310,14 @@ def test_overdue_photos_are_given_out_once_oldest_first(base: database.Database,
             photo.photo_id,
         )
 
-    def overdue(limit: int) -> tuple[list[photos.Overdue], list[photos.Revision]]:
+    def overdue(limit: int) -> tuple[list[photos.Overdue], list[photos.Overdue]]:
         with base.transaction() as connection:
             return photos.overdue(connection, 86_400, limit)
 
     with base.transaction() as connection:
         attempts.postpone(connection, waiting[1], 4)
     assert overdue(2) == ([photos.Overdue(waiting[0], 0), photos.Overdue(waiting[1], 5)], [])
-    assert overdue(10) == ([photos.Overdue(waiting[2], 0)], [unmatched])
+    assert overdue(10) == ([photos.Overdue(waiting[2], 0)], [photos.Overdue(unmatched, 0)])
     assert overdue(10) == ([], [])
     assert fresh not in waiting
 

@@ -17,6 +17,7 @@ import pytest
 from PIL import Image
 
 from core import errors, events, images, settings
+from tests import memory
 from tests.unit import mutations
 
 ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "3000"))
@@ -27,6 +28,8 @@ UNDECODABLE = {"empty", "unsupported", "too_many_pixels", "corrupt"}
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "HEIF")
 MAX_PIXELS = 200_000
 SIZE = 32
+MOST_BYTES = 50_000_000
+"""That damaged photos may take, or leave behind: many times what `MAX_PIXELS` pixels need."""
 
 
 def _messages() -> list[bytes]:
@@ -85,6 +88,9 @@ def test_any_damaged_photo_is_decoded_or_fails_for_a_reason(format_name: str) ->
     decoded = 0
     reasons = set()
     rounds = ROUNDS // len(FORMATS)
+    # Whoever decodes the first picture pays for what is imported for it.
+    images.decode(photo, size=SIZE, max_pixels=MAX_PIXELS)
+    peak = memory.Peak()
     for number in range(rounds):
         rng = random.Random(f"{SEED} {format_name} {number}")
         data = mutations.mutated(photo, rng)
@@ -100,6 +106,7 @@ def test_any_damaged_photo_is_decoded_or_fails_for_a_reason(format_name: str) ->
             assert picture.pixels.dtype == np.uint8
             assert 0 < picture.width * picture.height <= MAX_PIXELS
     assert decoded < rounds
+    assert peak.bytes() < MOST_BYTES
     assert reasons <= UNDECODABLE
 
 
