@@ -20,6 +20,7 @@ _NAMES = (
     "notify",
     "backfill",
     "scaling",
+    "disk",
 )
 
 

@@ -88,21 +88,8 @@ def stack_rows(folder: pathlib.Path, photos: int) -> Iterator[results.Row]:
         part = max(1, photos // _SHOWN)
         for done in range(part, photos + 1, part):
             portal.heap(part)
-            for name, pid in workers().items():
+            for name, pid in end_to_end.workers().items():
                 yield row(name, done, pid)
-
-
-def workers() -> dict[str, int]:
-    """The process id of each worker that this process has started, by its name in the stack."""
-    names = {arguments: name for name, arguments in embedded.WORKERS.items()}
-    found = {}
-    for children in pathlib.Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text(encoding="ascii").split():
-            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            for arguments, name in names.items():
-                if command[-1 - len(arguments) : -1] == list(arguments):
-                    found[name] = int(pid)
-    return found
 
 
 def main(arguments: list[str] | None = None) -> None:
