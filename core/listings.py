@@ -72,16 +72,19 @@ def read_inventory(
             with path.open("rb") as raw:
                 packed = raw.read(2) == b"\x1f\x8b"
                 raw.seek(0)
-                plain = gzip.open(raw) if packed else raw  # noqa: SIM115 - closed with the file below it
-                for number, line in enumerate(csv.reader(io.TextIOWrapper(plain, "utf-8", newline="")), 1):
-                    if len(line) != len(columns):
-                        raise errors.ConfigurationError(
-                            f"{path}, line {number}: {len(line)} columns, expected {len(columns)} "
-                            f"({', '.join(columns)}); name them with --columns, as in the manifest's fileSchema."
+                plain = gzip.open(raw) if packed else raw  # noqa: SIM115 - closed with the text below it
+                with io.TextIOWrapper(plain, "utf-8", newline="") as text:
+                    for number, line in enumerate(csv.reader(text), 1):
+                        if len(line) != len(columns):
+                            raise errors.ConfigurationError(
+                                f"{path}, line {number}: {len(line)} columns, expected {len(columns)} "
+                                f"({', '.join(columns)}); name them with --columns, as in the manifest's fileSchema."
+                            )
+                        listed = _inventory_line(
+                            dict(zip(columns, line, strict=True)), f"{path}, line {number}"
                         )
-                    listed = _inventory_line(dict(zip(columns, line, strict=True)), f"{path}, line {number}")
-                    if listed and listed[0] == bucket and listed[1].key.startswith(prefix):
-                        yield listed[1]
+                        if listed and listed[0] == bucket and listed[1].key.startswith(prefix):
+                            yield listed[1]
         except (OSError, EOFError, UnicodeDecodeError, csv.Error) as error:
             raise errors.ConfigurationError(f"{path} cannot be read as an inventory: {error}") from error
 

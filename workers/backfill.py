@@ -28,7 +28,8 @@ Report = Callable[["Progress"], None]
 
 @dataclasses.dataclass(frozen=True)
 class Progress:
-    """How far a backfill is. `total` None: unknown; `removed` counts rows whose object is gone.
+    """How far a backfill is. `total` None: unknown, and of an inventory estimated from the part that was read;
+    `removed` counts rows whose object is gone.
 
     `postponed`: of those done by this run, the ones that gave up for a fault outside them, such as an object that may
     not be read.
@@ -147,6 +148,8 @@ class _State:
             removed=self.progress.removed + page.removed,
             skipped=self.progress.skipped + page.skipped,
         )
+        if page.share:
+            self._tell(total=round(self.progress.published / page.share))
         if not page.photos:
             self._advance()
         elif time.monotonic() - self._looked > 1.0:

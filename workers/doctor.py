@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import botocore.exceptions
 
 from core import bundle, database, embedding, errors, objects, schema, settings, weights
-from workers import app
+from workers import app, event_queue
 
 _LEAST_PGVECTOR = (0, 7)
 
@@ -36,7 +36,7 @@ def run() -> Iterator[Check]:
         "schema": _schema,
         "model": _model,
         "broker": lambda config: _broker(config.broker_url, "DEDUP_BROKER_URL", config),
-        "events": lambda config: _broker(config.events_url, "DEDUP_EVENT_BROKER_URL", config),
+        "events": _events,
         "buckets": _buckets,
         "device": lambda config: embedding.choose_device(config.device),
         "weights": _weights,
@@ -103,6 +103,17 @@ def _broker(url: str, variable: str, config: settings.Settings) -> str:
         raise errors.ConfigurationError(
             f"The broker does not answer ({type(error).__name__}: {error}); see {variable}."
         ) from error
+
+
+def _events(config: settings.Settings) -> str:
+    found = _broker(config.events_url, "DEDUP_EVENT_BROKER_URL", config)
+    lost = event_queue.count_dead_letters(config)
+    if not lost:
+        return found
+    return (
+        f"{found}; {lost} messages with events lie in the queue {event_queue.dead_letters(config).name}: move them "
+        "back, or `dedup backfill --bucket BUCKET`"
+    )
 
 
 def _buckets(config: settings.Settings) -> str:

@@ -11,13 +11,12 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import amqp
 import kombu
 import kombu.mixins
 import structlog
 
 from core import database, errors, events, photos, settings
-from workers import collectors, health, logs, metrics, probes, stopping, traces
+from workers import collectors, event_queue, health, logs, metrics, probes, stopping, traces
 from workers.app import connection, publish_embed
 
 log = structlog.get_logger()
@@ -40,14 +39,15 @@ class Ingest(kombu.mixins.ConsumerMixin):
         self.connection = connection(config.events_url, config)
         self._database = base
         self._pattern = events.key_pattern(config.key_pattern, config.buckets)
-        self._queue = _queue(config)
+        self._config = config
+        self._queue = event_queue.events(config)
         self._channel: Any = None
         self._looked = time.monotonic()
 
     def get_consumers(self, Consumer: Callable[..., Any], channel: Any) -> list[Any]:  # noqa: N803 - kombu's name
         """Called by kombu for each new connection."""
         self._channel = channel
-        _declare(self._queue, channel)
+        event_queue.declare(self._config, channel)
         # `on_message` rather than `callbacks`: bodies come without a content type that kombu would decode.
         return [Consumer(queues=[self._queue], on_message=self.on_message, prefetch_count=10)]
 
@@ -182,27 +182,3 @@ def _correlation_id(event: events.Event) -> str:
     """The same for the same event, however often it comes."""
     parts = (event.bucket, event.key, event.sequencer, event.occurred_at.isoformat(), event.kind.value)
     return str(uuid.uuid5(uuid.NAMESPACE_OID, "\n".join(parts)))
-
-
-def _queue(config: settings.Settings) -> kombu.Queue:
-    arguments = {"x-queue-type": "quorum"} if config.events_url.startswith("amqp") else None
-    return kombu.Queue(
-        config.event_queue,
-        kombu.Exchange(config.event_queue, "direct"),
-        routing_key=config.event_queue,
-        queue_arguments=arguments,
-        no_declare=True,
-    )
-
-
-def _declare(queue: kombu.Queue, channel: Any) -> None:
-    # A store that publishes to AMQP may have declared the queue its own way; then it is taken as it is.
-    with channel.connection.client.channel() as probe:
-        try:
-            queue(probe).queue_declare(passive=True)
-        except amqp.exceptions.NotFound:
-            # The queue's own `no_declare`, by which the consumer takes it as it is, holds for `declare` too.
-            bound = queue(channel)
-            bound.exchange.declare()
-            bound.queue_declare()
-            bound.queue_bind()

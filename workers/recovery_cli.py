@@ -39,18 +39,25 @@ def dead_letters(
     limit: LimitOption = 50,
     as_json: JsonOption = False,
 ) -> None:
-    """Photos parked as failed, with their reason, and tasks that the broker gave up on; exit code 1: none."""
+    """Photos parked as failed, with their reason, tasks and events that the broker gave up on; exit code 1: none."""
     from workers import dead_letters as broker
+    from workers import event_queue
 
     choice = failures.Choice(reason, property_id)
+    config = settings.get()
     with _database() as base, base.transaction() as connection:
         counts = failures.count(connection, choice)
         found = failures.find(connection, choice, limit)
     # The broker's letters have no reason of the photo's own.
-    letters = [] if reason or property_id else broker.look(settings.get(), limit)
+    narrowed = bool(reason or property_id)
+    letters = [] if narrowed else broker.look(config, limit)
+    lost_events = 0 if narrowed else event_queue.count_dead_letters(config) or 0
+    events_lie = event_queue.dead_letters(config).name
     if as_json:
         _print_json([{"kind": "photo", **dataclasses.asdict(item)} for item in found])
         _print_json([{"kind": "task", **dataclasses.asdict(item)} for item in letters])
+        if lost_events:
+            _print_json([{"kind": "events", "queue": events_lie, "messages": lost_events}])
     else:
         if found:
             _table(
@@ -73,7 +80,14 @@ def dead_letters(
                 ("task in the dead-letter queue", "of queue", "arguments"),
                 [(item.task, item.queue, json.dumps(item.arguments)) for item in letters],
             )
-    if not found and not letters:
+        if lost_events:
+            _output.print(
+                f"{lost_events} messages with events lie in the queue {events_lie}: given back too often, never "
+                "applied. Move them back, or `dedup backfill --bucket BUCKET` (docs/operations.md).",
+                markup=False,
+                soft_wrap=True,
+            )
+    if not found and not letters and not lost_events:
         _console.print("Nothing failed.")
         raise typer.Exit(1)
 

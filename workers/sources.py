@@ -17,12 +17,16 @@ from core import backfills, database, errors, events, listings, models, objects,
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Photos to embed, and the position that lies behind them. The counts are of what was settled on the way."""
+    """Photos to embed, and the position that lies behind them. The counts are of what was settled on the way.
+
+    `share`: how much of all that is to be looked at was looked at by then, where that is known (0 to 1).
+    """
 
     position: str
     photos: list[photos.Revision]
     removed: int = 0
     skipped: int = 0
+    share: float | None = None
 
 
 class Source(Protocol):
@@ -144,7 +148,8 @@ class Bucket:
         )
 
     def _by_inventory(self, kind: str, after: str, most: int, dry: bool) -> Iterator[Page]:
-        lines = listings.read_inventory(self.inventory, self.columns, self.bucket, self.prefix)
+        all_lines = sum(1 for _ in self._lines())
+        lines = self._lines()
         seen: list[int] = []
         number = 0
         # In no particular order: what is gone is known only at the end.
@@ -155,7 +160,7 @@ class Bucket:
                 for chunk in self._unknown(found, most):
                     new, skipped = self._take(chunk, dry)
                     yield Page("", new, skipped=skipped)
-                yield Page(f"line:{number}", [])
+                yield Page(f"line:{number}", [], share=number / all_lines)
         if not number:
             self._check_not_empty()
         digests = np.unique(np.array(seen, dtype=np.uint64))
@@ -163,6 +168,9 @@ class Bucket:
             after if kind == "gone" else "", listings.LAST_KEY, lambda key: _holds(digests, key), dry
         )
         yield Page(f"gone:{listings.LAST_KEY}", [], removed)
+
+    def _lines(self) -> Iterator[listings.Listed]:
+        return listings.read_inventory(self.inventory, self.columns, self.bucket, self.prefix)
 
     def _unknown(self, found: Sequence[listings.Listed], most: int) -> Iterator[list[listings.Listed]]:
         """What is to be embedded of one page, at most so many at a time."""

@@ -25,6 +25,7 @@ RABBITMQ = ("127.0.0.1", 5672)
 EVENTS = "dedup-events-of-test"
 TASK_QUEUES = ("embed", "embed.bulk", "match", "match.bulk")
 DEAD_LETTERS = "dedup.dead-letters"
+DEAD_EVENTS = f"{EVENTS}-dead-letters"
 DELIVERY_LIMIT = 5
 """What a test sets DEDUP_TASK_DELIVERY_LIMIT to that has no crash in it."""
 
@@ -32,6 +33,13 @@ TASK_ARGUMENTS = {
     "x-queue-type": "quorum",
     "x-delivery-limit": DELIVERY_LIMIT,
     "x-dead-letter-exchange": DEAD_LETTERS,
+}
+
+
+EVENT_ARGUMENTS = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1000,
+    "x-dead-letter-exchange": DEAD_EVENTS,
 }
 
 
@@ -132,7 +140,11 @@ def virtual_host() -> Iterator[str]:
     # AMQP itself cannot make one. The queues' names are fixed, so whoever has them here must not be disturbed.
     url = f"amqp://guest:guest@{RABBITMQ[0]}:{RABBITMQ[1]}//"
     with kombu.Connection(url) as connection:
-        taken = [queue for queue in (*TASK_QUEUES, DEAD_LETTERS, EVENTS) if _is_there(connection, queue)]
+        taken = [
+            queue
+            for queue in (*TASK_QUEUES, DEAD_LETTERS, EVENTS, DEAD_EVENTS)
+            if _is_there(connection, queue)
+        ]
         if taken:
             pytest.fail(
                 f"rabbitmqctl makes no virtual host here, and the default one has the queues {taken} already; "
@@ -142,7 +154,7 @@ def virtual_host() -> Iterator[str]:
             yield "/"
         finally:
             with connection.channel() as channel:
-                for queue in (*TASK_QUEUES, DEAD_LETTERS, EVENTS):
+                for queue in (*TASK_QUEUES, DEAD_LETTERS, EVENTS, DEAD_EVENTS):
                     channel.queue_delete(queue)
                     channel.exchange_delete(queue)
 

@@ -88,7 +88,7 @@ def test_rabbitmq(
         for name in (*brokers.TASK_QUEUES, brokers.EVENTS):
             # Declared again as it is: RabbitMQ refuses another type than the queue has.
             with connection.channel() as channel:
-                arguments = {"x-queue-type": "quorum"} if name == brokers.EVENTS else brokers.TASK_ARGUMENTS
+                arguments = brokers.EVENT_ARGUMENTS if name == brokers.EVENTS else brokers.TASK_ARGUMENTS
                 queue = kombu.Queue(name, queue_arguments={**arguments})
                 declared = queue(channel).queue_declare(passive=False)
                 assert declared.message_count == 0

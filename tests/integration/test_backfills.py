@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import pathlib
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
 
-from core import attempts, backfills, database, errors, photos, settings
+from core import attempts, backfills, database, errors, events, listings, photos, settings
 from tests.integration import ledger
 from workers import backfill, embed, sources, tasks
 
@@ -145,3 +146,21 @@ def test_what_an_outage_postponed_is_waited_for(base: database.Database, bulk: Q
     progress = run(base, property_id, what="missing")
     assert ledger.row(base, photo)["status"] == "embedded"
     assert (progress.done, progress.postponed) == (1, 0)
+
+
+def test_an_inventory_tells_how_much_is_left(
+    base: database.Database, bulk: Queue, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listings, "PAGE_OBJECTS", 10)
+    prefix = f"properties/{ledger.new_property()}/"
+    inventory = tmp_path / "inventory.csv"
+    lines = (f"photos,{prefix}photos/{number},9,2026-05-01T10:00:00Z,e1\n" for number in range(PHOTOS))
+    inventory.write_text("".join(lines))
+    pattern = events.key_pattern(settings.Settings.model_fields["key_pattern"].default, {"photos"})
+    source = sources.Bucket(base, None, "photos", prefix, pattern, (inventory,))
+    totals: list[int | None] = []
+    done = backfill.run(
+        settings.Settings(backfill_window=WINDOW), base, source, lambda now: totals.append(now.total)
+    )
+    assert set(totals) == {None, PHOTOS}
+    assert (done.done, done.total) == (PHOTOS, PHOTOS)

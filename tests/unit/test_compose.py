@@ -17,8 +17,9 @@ import typer.main
 import yaml
 from check_jsonschema import builtin_schemas
 
+from core import settings
 from tests import deployment
-from workers import app, cli, dead_letters
+from workers import app, cli, dead_letters, event_queue
 
 SECRETS = {name: "x" * 32 for name, value in deployment.dotenv_example().items() if value == ""}
 OURS = (
@@ -211,7 +212,9 @@ def test_the_brokers_definitions_are_what_the_workers_declare() -> None:
     ]
     queues = {queue["name"]: queue for queue in definitions["queues"]}
     exchanges = {exchange["name"]: exchange["type"] for exchange in definitions["exchanges"]}
-    for queue in (*app.app.conf.task_queues, dead_letters._QUEUE):
+    config = settings.Settings(event_broker_url="amqp://broker", event_queue="dedup-events")
+    of_events = event_queue.events(config), event_queue.dead_letters(config)
+    for queue in (*app.app.conf.task_queues, dead_letters._QUEUE, *of_events):
         assert queues[queue.name]["arguments"] == (queue.queue_arguments or {})
         assert exchanges[queue.exchange.name] == queue.exchange.type
         assert {
@@ -221,7 +224,7 @@ def test_the_brokers_definitions_are_what_the_workers_declare() -> None:
         }.items() <= (
             next(entry for entry in definitions["bindings"] if entry["destination"] == queue.name).items()
         )
-    assert set(queues) == {*app.TASK_QUEUES, app.DEAD_LETTERS, "dedup-events"}
+    assert set(queues) == {*app.TASK_QUEUES, app.DEAD_LETTERS, *(queue.name for queue in of_events)}
 
 
 def test_a_password_that_would_break_out_of_the_definitions_is_refused(tmp_path: pathlib.Path) -> None:
