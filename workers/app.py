@@ -34,8 +34,8 @@ MATCHES_A_TASK = 16
 PUBLISHED_HEADER = "dedup-published-at"
 """Header of a task's message: since when, in seconds of the time of day, it could have been begun."""
 
-SQS_EVENT_DEAD_LETTERS = "{queue}-dead-letters"
-"""Where SQS puts events of an event queue that were given out again and again without an end."""
+EVENT_DEAD_LETTERS = "{queue}-dead-letters"
+"""Where SQS and RabbitMQ put events of an event queue that were given out again and again without an end."""
 
 kombu.transport.TRANSPORT_ALIASES.update(sqs="workers.transports:Sqs", pgmq="workers.transports:Pgmq")
 

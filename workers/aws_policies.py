@@ -75,7 +75,7 @@ def worker_policy(
         _allow("ReadPhotos", ["s3:GetObject"], [f"{arn}/{prefix}*" for arn in arns]),
         _allow("TellWhatIsGone", ["s3:ListBucket"], arns),
         _allow("TakeEvents", [*_TAKE, *_LOOK], [event_queue_arn]),
-        _allow("CountDeadEvents", [*_LOOK], [app.SQS_EVENT_DEAD_LETTERS.format(queue=event_queue_arn)]),
+        _allow("CountDeadEvents", [*_LOOK], [app.EVENT_DEAD_LETTERS.format(queue=event_queue_arn)]),
         _allow("FindQueues", ["sqs:ListQueues"], ["*"]),
     ]
     if tasks_on_sqs:

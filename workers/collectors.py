@@ -20,7 +20,7 @@ from prometheus_client import registry
 
 from core import database, models, monitoring, observations, settings
 from workers import health, metrics, probes
-from workers.app import DEAD_LETTERS, SQS_EVENT_DEAD_LETTERS, TASK_QUEUES, connection
+from workers.app import DEAD_LETTERS, EVENT_DEAD_LETTERS, TASK_QUEUES, connection
 
 log = structlog.get_logger()
 
@@ -150,8 +150,8 @@ def _register_shared(config: settings.Settings) -> None:
     base = database.Database(config.database_url, 1, wait_seconds=_SECONDS, statement_seconds=_SECONDS)
     parts.add("database", lambda: of_database(base))
     tasks, events = (*TASK_QUEUES, DEAD_LETTERS), [config.event_queue]
-    if config.events_url.startswith("sqs"):
-        events.append(SQS_EVENT_DEAD_LETTERS.format(queue=config.event_queue))
+    if config.events_url.startswith(("sqs", "amqp")):
+        events.append(EVENT_DEAD_LETTERS.format(queue=config.event_queue))
     parts.add("broker", lambda: of_queues(config.broker_url, config, tasks))
     parts.add("events", lambda: of_queues(config.events_url, config, events))
 

@@ -12,6 +12,7 @@ import kombu
 import structlog
 
 from core import errors, settings
+from workers.app import EVENT_DEAD_LETTERS
 from workers.app import connection as connect
 
 log = structlog.get_logger()
@@ -38,7 +39,7 @@ def events(config: settings.Settings) -> kombu.Queue:
 
 def dead_letters(config: settings.Settings) -> kombu.Queue:
     """Where events end that were given back too often; named as that of SQS, apart from the tasks' dead letters."""
-    name = f"{config.event_queue}-dead-letters"
+    name = EVENT_DEAD_LETTERS.format(queue=config.event_queue)
     return kombu.Queue(name, kombu.Exchange(name, "fanout"), routing_key=name)
 
 

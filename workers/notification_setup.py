@@ -310,7 +310,7 @@ class Setup:
 
 
 def _dead_letters(queue: str) -> str:
-    return app.SQS_EVENT_DEAD_LETTERS.format(queue=queue)
+    return app.EVENT_DEAD_LETTERS.format(queue=queue)
 
 
 def _without_ours(found: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import kombu
 import pytest
 
 from core import settings
-from tests.acceptance import brokers
-from workers import app, event_queue
+from tests.acceptance import brokers, system
+from workers import app, collectors, event_queue
 
 
 @pytest.fixture
@@ -48,6 +48,9 @@ def test_an_event_that_is_given_back_too_often_is_kept(
         consumed[0].requeue()
     assert consumed[0].body == "an event"
     assert consumed[0].headers["x-death"][0]["reason"] == "delivery_limit"
+    system.until(lambda: event_queue.count_dead_letters(config) == 1, "it is back among the dead letters")
+    (told,) = collectors.of_queues(config.events_url, config, [dead.name])
+    assert {sample.labels["queue"]: sample.value for sample in told.samples} == {dead.name: 1}
 
 
 def test_a_queue_that_the_store_declared_its_own_way_is_taken_as_it_is(
