@@ -34,6 +34,7 @@ def backfill(system: acceptance.System, *arguments: str, **variables: str) -> ac
     return said
 
 
+@pytest.mark.slow
 def test_from_the_database(system: acceptance.System, property_id: str) -> None:
     system.upload(property_id, "text.jpg", b"no photo")
     for number in range(6):

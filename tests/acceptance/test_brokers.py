@@ -96,6 +96,7 @@ def test_rabbitmq(
                 kombu.Queue(name, queue_arguments={"x-queue-type": "classic"})(channel).queue_declare()
 
 
+@pytest.mark.slow
 def test_sqs(
     system: acceptance.System, sqs: brokers.Broker, throttling_store: Store, property_id: str
 ) -> None:

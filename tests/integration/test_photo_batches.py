@@ -152,7 +152,8 @@ def asked(base: database.Database, monkeypatch: pytest.MonkeyPatch) -> list[tupl
         "publish_matches",
         lambda wanted, queue: found.append(([one.photo_id for one in wanted], queue)),
     )
-    monkeypatch.setattr(tasks.PhotoTask, "most_deliveries", 5, raising=False)
+    for name, value in {"database": base, "most_deliveries": 5, "most_postponements": 3}.items():
+        monkeypatch.setattr(tasks.PhotoTask, name, value, raising=False)
     return found
 
 
@@ -198,6 +199,9 @@ def test_what_may_work_later_goes_on_in_tasks_of_their_own(
     assert asked == [([away.photo_id], queue), ([last.photo_id], queue)]
     matched = [ledger.row(base, photo)["matched_at"] is not None for photo in (one, broken, away, last)]
     assert matched == [True, False, False, False]
+    assert [ledger.row(base, photo)["postponed"] for photo in (broken, away)] == [1, 0], (
+        "only its own fault counts"
+    )
 
 
 def test_photos_of_a_task_that_comes_again_go_on_in_tasks_of_their_own(
