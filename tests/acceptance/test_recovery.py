@@ -15,6 +15,7 @@ from . import pictures
 from . import system as acceptance
 
 
+@pytest.mark.slow
 def test_rejected_events_are_applied_after_a_fix(system: acceptance.System, property_id: str) -> None:
     key = f"imported/{property_id}/a.jpg"
     system.s3.put_object(Bucket="photos", Key=key, Body=pictures.jpeg("bedroom"))

@@ -172,6 +172,7 @@ def pgmq(system: acceptance.System) -> Iterator[brokers.Broker]:
         yield dataclasses.replace(broker, bucket=bucket, send=send)
 
 
+@pytest.mark.slow
 def test_workers_that_are_told_to_stop_in_the_middle(
     system: acceptance.System, rabbitmq: brokers.Broker
 ) -> None:

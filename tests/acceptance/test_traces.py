@@ -7,6 +7,7 @@ import http.server
 import threading
 from collections.abc import Iterator
 
+import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 from opentelemetry.proto.trace.v1 import trace_pb2
 
@@ -50,6 +51,7 @@ def receiver() -> Iterator[tuple[str, list[tuple[str, Span]]]]:
         server.server_close()
 
 
+@pytest.mark.slow
 def test_an_upload_is_one_trace(system: acceptance.System, property_id: str) -> None:
     untraced = ("ingest", "embed", "embed-2", "match", "match-2")
     system.settle()
