@@ -738,7 +738,8 @@ WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id AND photo.
 -- Photos of several properties, each by its key. One that an outage postponed is the sweep's.
 SELECT count(*) FILTER (WHERE waits) AS unsettled, count(*) FILTER (WHERE gave_up AND NOT waits) AS postponed
 FROM (
-    SELECT photo.postponed > 0 AND (photo.status = 'pending' OR photo.matched_at IS NOT NULL) AS gave_up, (photo.status = 'pending' AND photo.postponed = 0)
+    SELECT photo.postponed > 0 AND (photo.status = 'pending' OR photo.matched_at IS NOT NULL) AS gave_up,
+        (photo.status = 'pending' AND photo.postponed = 0)
         OR (photo.status = 'embedded' AND photo.updated_at < %(published_at)s AND (%(again)s OR NOT EXISTS (
             SELECT FROM photo_embedding
             WHERE photo_embedding.property_id = photo.property_id AND photo_id = photo.id
