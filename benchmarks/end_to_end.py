@@ -15,17 +15,17 @@ import argparse
 import concurrent.futures
 import contextlib
 import itertools
-import os
 import pathlib
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,7 @@ class Portal:
     def heap(self, count: int) -> float:
         """Photos a second, from when they lie in the store, their events waiting, to the last match."""
         prefix = uuid.uuid4().hex
-        with held(workers().values()):
+        with held(self._stack._processes.values()):
             for number in range(count):
                 self.upload(f"{prefix}-{number // _PROPERTY_PHOTOS}")
         started = time.perf_counter()
@@ -125,30 +125,16 @@ class Portal:
             time.sleep(look_seconds)
 
 
-def workers() -> dict[str, int]:
-    """The process id of each worker that this process has started, by its name in the stack."""
-    names = {arguments: name for name, arguments in embedded.WORKERS.items()}
-    found = {}
-    for children in pathlib.Path("/proc/self/task").glob("*/children"):
-        for pid in children.read_text(encoding="ascii").split():
-            command = pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
-            for arguments, name in names.items():
-                if command[-1 - len(arguments) : -1] == list(arguments):
-                    found[name] = int(pid)
-    return found
-
-
 @contextlib.contextmanager
-def held(pids: Iterable[int]) -> Iterator[None]:
+def held(processes: Collection[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Let processes stand still."""
-    pids = list(pids)
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+    for process in processes:
+        process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
+        for process in processes:
+            process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

@@ -88,8 +88,8 @@ def stack_rows(folder: pathlib.Path, photos: int) -> Iterator[results.Row]:
         part = max(1, photos // _SHOWN)
         for done in range(part, photos + 1, part):
             portal.heap(part)
-            for name, pid in end_to_end.workers().items():
-                yield row(name, done, pid)
+            for name, process in stack._processes.items():
+                yield row(name, done, process.pid)
 
 
 def main(arguments: list[str] | None = None) -> None:
