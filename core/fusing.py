@@ -165,7 +165,7 @@ class Fusion:
             for the cells together.
         """
         layout, standard = self.layout, self._standard(pooled.levels)
-        fused = np.empty((len(pooled), layout.dims), dtype=np.float32)
+        fused = np.zeros((len(pooled), layout.dims), dtype=np.float32)
         for level, place in slices().items():
             if level in self.projections:
                 fused[:, layout.slices[level]] = unit(standard[:, place] @ self.projections[level])
