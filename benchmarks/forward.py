@@ -16,6 +16,7 @@ import warnings
 
 import numpy as np
 import torch
+import torchvision
 
 from benchmarks import results, speed
 from core import embedding, images, resnet, weights
@@ -69,7 +70,9 @@ def backbone(device: str, form: str, precision: embedding.Precision) -> embeddin
     if form != TORCHVISION:
         return embedding.Backbone(source, device, form, precision)  # type: ignore[arg-type]
     made = embedding.Backbone(source, device, "plain", precision)
-    made._taps = resnet.unfolded(resnet.load(source)).to(device)
+    network = torchvision.models.resnet50(weights=None)
+    network.load_state_dict(source.state)
+    made._taps = resnet.unfolded(network).to(device)
     return made
 
 

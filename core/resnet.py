@@ -16,10 +16,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-import torchvision
 from torch.nn.utils import fusion
 
-from core import errors, fusing, weights
+from core import errors, fusing, resnet50, weights
 
 Form = Literal["plain", "fused", "compiled"]
 
@@ -50,12 +49,12 @@ class Taps(torch.nn.Module):
 
 
 def load(source: weights.Weights) -> torch.nn.Module:
-    """Torchvision's ResNet50 with these weights, in evaluation mode.
+    """ResNet50 with these weights, in evaluation mode.
 
     Raises:
         ConfigurationError: the weights are not those of a ResNet50.
     """
-    network: torch.nn.Module = torchvision.models.resnet50(weights=None)
+    network = resnet50.ResNet50()
     state = {key: value for key, value in source.state.items() if not key.startswith("fc.")}
     wrong = network.load_state_dict(state, strict=False)
     missing = [key for key in wrong.missing_keys if not key.startswith("fc.")]

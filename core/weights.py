@@ -8,7 +8,6 @@ import pathlib
 import socket
 import threading
 import urllib.error
-import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterator
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 
 UNTRAINED = "untrained"
 UNTRAINED_SHA256 = hashlib.sha256(b"listing-dedup untrained resnet50, seed 0").hexdigest()
-TORCHVISION = ("IMAGENET1K_V1", "IMAGENET1K_V2")
+TORCHVISION = {"IMAGENET1K_V1": "resnet50-0676ba61.pth", "IMAGENET1K_V2": "resnet50-11ad3fa6.pth"}
+"""Names of torchvision's ResNet50_Weights, and of their files."""
 _REACH_SECONDS = 5.0
 _STALL_SECONDS = 20.0
 _REMEDIES = (
@@ -99,11 +99,12 @@ def _file(source: str) -> pathlib.Path:
 
 def _random_state() -> dict[str, torch.Tensor]:
     import torch
-    import torchvision
+
+    from core import resnet50
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return dict(torchvision.models.resnet50(weights=None).state_dict())
+        return dict(resnet50.ResNet50().state_dict())
 
 
 def _read(path: pathlib.Path, name: str) -> Weights:
@@ -133,12 +134,14 @@ def _read(path: pathlib.Path, name: str) -> Weights:
 
 def _torchvision_file(name: str) -> pathlib.Path:
     import torch
-    import torchvision
 
-    url = torchvision.models.ResNet50_Weights[name].url
-    file_name = pathlib.PurePosixPath(urllib.parse.urlsplit(url).path).name
+    file_name = TORCHVISION[name]
     path = pathlib.Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if not path.is_file():
+        # Seconds and 180 MB, for one address.
+        import torchvision
+
+        url = torchvision.models.ResNet50_Weights[name].url
         _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

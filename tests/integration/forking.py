@@ -19,7 +19,6 @@ from typing import IO
 _ROOT = pathlib.Path(__file__).parents[2]
 _PRELOADED = (
     "torch",
-    "torchvision",
     "safetensors.torch",
     "core.embedding",
     "core.learning.comparison",

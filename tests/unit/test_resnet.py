@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import structlog
 import torch
+import torchvision
 
 from core import bundle, embedding, fusing, images, resnet, weights
 
@@ -32,13 +35,37 @@ def pictures(count: int, size: int = 64) -> images.Pixels:
 
 def unfolded(source: weights.Weights) -> embedding.Backbone:
     backbone = embedding.Backbone(source, "cpu", "plain")
-    backbone._taps = resnet.unfolded(resnet.load(source))
+    network = torchvision.models.resnet50(weights=None)
+    network.load_state_dict(source.state)
+    backbone._taps = resnet.unfolded(network)
     return backbone
 
 
 def cosines(a: fusing.Vectors, b: fusing.Vectors) -> fusing.Vectors:
     result: fusing.Vectors = (fusing.unit(a) * fusing.unit(b)).sum(axis=1)
     return result
+
+
+def test_it_starts_with_the_weights_of_torchvisions_own_network() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        expected = torchvision.models.resnet50(weights=None).state_dict()
+    found = weights._random_state()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], tensor) for key, tensor in expected.items())
+
+
+def test_an_embed_worker_does_not_load_torchs_compiler() -> None:
+    code = """if True:
+        import sys, warnings
+        from core import embedding, weights
+        from workers import embed
+        warnings.simplefilter("ignore")
+        embedding.Backbone(weights.load("untrained"))
+        print(*{"torchvision", "torch._dynamo", "sympy"} & set(sys.modules))
+    """
+    ran = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    assert ran.stdout.split() == []
 
 
 @pytest.mark.parametrize("size", [64, 224])

@@ -7,6 +7,7 @@ import time
 import pytest
 import safetensors.torch
 import torch
+import torchvision
 
 from core import embedding, errors, weights
 
@@ -62,6 +63,11 @@ def test_a_file_that_is_no_resnet_is_refused(tmp_path: pathlib.Path, state: dict
         weights.load(str(other))
     with pytest.raises(errors.ConfigurationError, match=r"missing \['bn1.weight'"):
         embedding.Backbone(weights.load(str(cut)))
+
+
+def test_files_of_torchvision_are_known_by_their_names() -> None:
+    urls = {name: torchvision.models.ResNet50_Weights[name].url for name in weights.TORCHVISION}
+    assert {name: url.rpartition("/")[2] for name, url in urls.items()} == weights.TORCHVISION
 
 
 def test_an_unreachable_download_is_noticed_within_seconds(
