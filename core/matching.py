@@ -88,7 +88,8 @@ def match(
         for one in compared:
             one.write(connection, property_id, photo_id)
         marked = database.execute(connection, "matched", **photo) if whole else None
-        regroup(connection, property_id)
+        record = _Record.asked(connection, property_id)
+    _regroup(connection, property_id, record)
     if marked is not None and (done := marked.fetchone()) is not None:
         observations.tell(observations.PhotoMatched(done["age_seconds"]))
     return sum(len(one.kept) for one in compared)
@@ -161,18 +162,38 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
     Returns:
         The id of the model that the property shows now; None while the database has no active one.
     """
-    # A property that shows none yet, in the moment in which another model becomes active: the second look sees it.
-    for _ in range(2):
+    with connection.pipeline():
+        record = _Record.asked(connection, property_id)
+    return _regroup(connection, property_id, record)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Record:
+    """What a property's flags are worked out from."""
+
+    shown: database.Cursor
+    decisions: database.Cursor
+    photos: database.Cursor
+
+    @classmethod
+    def asked(cls, connection: database.Connection, property_id: str) -> _Record:
+        """Within the caller's pipeline: one inside it would be round trips of its own."""
+        shown, decisions, photos = (
+            database.execute(connection, name, property_id=property_id)
+            for name in ("shown_model", "decisions", "decided_photos")
+        )
+        return cls(shown, decisions, photos)
+
+
+def _regroup(connection: database.Connection, property_id: str, record: _Record) -> str | None:
+    if (shown := record.shown.fetchone()) is None:
+        # It shows none yet, and in this moment another model became active: the second look sees it.
         with connection.pipeline():
-            shown = database.execute(connection, "shown_model", property_id=property_id)
-            decided = database.execute(connection, "decisions", property_id=property_id)
-            photos = database.execute(connection, "decided_photos", property_id=property_id)
-        if (row := shown.fetchone()) is not None:
-            break
-    else:
-        return None
-    model_id = str(row["model_id"])
-    decisions, photo_rows = decided.fetchall(), photos.fetchall()
+            record = _Record.asked(connection, property_id)
+        if (shown := record.shown.fetchone()) is None:
+            return None
+    model_id = str(shown["model_id"])
+    decisions, photo_rows = record.decisions.fetchall(), record.photos.fetchall()
     said = [row for row in decisions if row["duplicate"] is not None]
     wanted = groups.flags(
         order=[row["id"] for row in photo_rows if row["status"] != "removed"],
@@ -189,32 +210,36 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
         for row in photo_rows
         if row["duplicate_of"] is not None
     }
+    writes: list[tuple[str, database.Row]] = []
     added, changed = 0, 0
     removed = sorted(before.keys() - wanted.keys())
     for photo_id in removed:
-        gone = {"property_id": property_id, "photo_id": photo_id}
-        database.execute(connection, "drop_flag", **gone)
-        database.execute(connection, "append_change", **gone, duplicate_of=None, score=None, decided_by=None)
+        writes.append(("drop_flag", {"photo_id": photo_id}))
+        gone = {"photo_id": photo_id, "duplicate_of": None, "score": None, "decided_by": None}
+        writes.append(("append_change", gone))
     for photo_id, flag in sorted(wanted.items()):
         if before.get(photo_id) == (flag, model_id):
             continue
         row = {
-            "property_id": property_id,
             "photo_id": photo_id,
             "duplicate_of": flag.duplicate_of,
             "score": flag.score,
             "decided_by": "person" if flag.by_person else "model",
         }
-        database.execute(connection, "store_flag", **row, model_id=model_id)
+        writes.append(("store_flag", row | {"model_id": model_id}))
         if photo_id not in before or before[photo_id][0] != flag:
             added, changed = added + (photo_id not in before), changed + (photo_id in before)
-            database.execute(connection, "append_change", **row)
+            writes.append(("append_change", row))
     if any(row["applied_at"] is None for row in said):
-        database.execute(connection, "verdicts_applied", property_id=property_id)
+        writes.append(("verdicts_applied", {}))
     if added or removed or changed:
         observations.tell(observations.FlagsChanged(added, len(removed), changed))
         # Commits that notify wait for each other in the whole cluster: only where there is something to tell.
-        database.execute(connection, "notify_feed")
+        writes.append(("notify_feed", {}))
+    if writes:
+        with connection.pipeline():
+            for name, row in writes:
+                database.execute(connection, name, property_id=property_id, **row)
     return model_id
 
 

@@ -45,6 +45,30 @@ def test_duplicates_are_flagged_to_the_earliest(base: database.Database, propert
     assert feed(base, property_id) == [("late", "early")]
 
 
+def test_only_what_readers_may_have_seen_waits_for_the_disk(
+    base: database.Database, property_id: str
+) -> None:
+    """A match that changes no flag is found undone by the sweep if a crash takes it along."""
+    photos = [apply(base, event(property_id, name, at=at)).photo for at, name in enumerate("abc")]
+    waits = []
+    for photo, values in zip(photos, ((1, 0), (0, 1), (1, 0.1)), strict=True):
+        assert embed(base, photo, vector(*values))
+        with base.transaction() as connection:
+            matching.match(connection, property_id, photo.photo_id, BUNDLES, 50)
+            waits.append(_waits_for_the_disk(connection))
+    with base.transaction() as connection:
+        matching.match(connection, property_id, photos[0].photo_id, BUNDLES, 50)
+        waits.append(_waits_for_the_disk(connection))
+    assert waits == ["off", "off", "on", "on"]
+    assert flags(base, property_id) == {"c": "a"}
+    with base.transaction() as connection:
+        assert _waits_for_the_disk(connection) == "on"
+
+
+def _waits_for_the_disk(connection: database.Connection) -> str:
+    return str(connection.execute("SHOW synchronous_commit").fetchone()["synchronous_commit"])  # type: ignore[index]
+
+
 def test_flags_do_not_depend_on_the_order_of_arrival(base: database.Database) -> None:
     content = {
         "a": (0.0, (1.0, 0.0)),

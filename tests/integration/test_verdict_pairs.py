@@ -72,7 +72,7 @@ def write(base: database.Database, s3: Any, output: pathlib.Path, **limits: int)
 def test_verdicts_become_pairs(base: database.Database, s3: Any, tmp_path: pathlib.Path) -> None:
     labels = {}
     for number in range(12):
-        property_id = new_property()
+        property_id = f"judged-{number}"
         found = [upload(base, s3, property_id, f"{name}.JPG", jpeg(number * 10 + name)) for name in range(3)]
         for (i, a), (j, b) in itertools.combinations(enumerate(found), 2):
             duplicate = (i + j + number) % 2 == 0
