@@ -1,12 +1,15 @@
 """From the upload to the flag, through every process on this machine: how long one photo takes, and how many a second.
 
-``python -m benchmarks.end_to_end [--weights FILE] [--quick] [--json]``: the embedded stack, drawn JPEGs of 1.1 to 2
-megapixels, twenty a property. First one photo after the other with nothing else to do ("idle"); then a heap of photos
+``python -m benchmarks.end_to_end [--weights FILE] [--quick] [--json]``: drawn JPEGs of 1.1 to 2 megapixels, twenty a
+property. On the embedded stack first one photo after the other with nothing else to do ("idle"); then a heap of photos
 that were put into the store while the workers held still, from their events to the last match, as a ratio to the raw
 forward pass, which is measured before and after it in the same run with the streams and batches of the embed worker;
-last one after the other again, beside uploads at half the rate of that heap ("loaded"). The store shares the machine,
-so what it takes to hand out a photo (moto: some milliseconds) is missing from the ratio. The broker is the embedded
-stack's own, in its Postgres.
+then one after the other again, beside uploads at half the rate of that heap ("loaded").
+
+The embedded store (moto) and the broker in the embedded Postgres share the machine with the workers. So, where the
+machine has a RabbitMQ, the heap is worked off once more over that and a store that does nothing but hand out bytes
+(`benchmarks.object_store`): what the workers themselves make of the cores. `*_ms` is the processor time that a photo
+takes of each kind of worker; the rest is the database, the broker and the store.
 """
 
 from __future__ import annotations
@@ -15,31 +18,22 @@ import argparse
 import concurrent.futures
 import contextlib
 import itertools
-import pathlib
-import shutil
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
 import threading
-import time
-import uuid
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from benchmarks import forward, pictures, pipeline, results, speed
-from core import bundle, census, database, embedding, images, matching, weights
-from workers import embedded
+from benchmarks import forward, pictures, pipeline, portal, results, scaling, speed
+from core import bundle, embedding, images, weights
 
-_PATIENCE_SECONDS = 300.0
 _PROPERTY_PHOTOS = 20
 
 
-def raw_photos_per_s(device: str, streams: int, photos: int) -> float:
-    """The forward pass alone, as the embed worker runs it; so many photos a round."""
+def raw_forward(device: str, streams: int, photos: int) -> Callable[[], float]:
+    """Measures the forward pass alone, as the embed worker runs it, in photos a second; so many photos a round."""
     backbone = forward.backbone(device, "auto", "auto")
     batch = backbone.batch_size
     backbone.warm_up(forward.SIZE, batch)
@@ -50,7 +44,7 @@ def raw_photos_per_s(device: str, streams: int, photos: int) -> float:
         speed.in_threads(lambda: forward.once(backbone, one), streams, times)
         return times * batch
 
-    return speed.compare({"raw": raw}, 3)["raw"].photos_per_s
+    return lambda: speed.compare({"raw": raw}, 3)["raw"].photos_per_s
 
 
 def some_photos(count: int, source: weights.Weights) -> list[bytes]:
@@ -66,79 +60,8 @@ def some_photos(count: int, source: weights.Weights) -> list[bytes]:
     return found
 
 
-class Portal:
-    """Uploads photos to a running stack and looks in the database what becomes of them."""
-
-    def __init__(self, stack: embedded.Stack, base: database.Database, pictures_: Sequence[bytes]) -> None:
-        self._stack = stack
-        self._s3 = stack.s3()
-        self._base = base
-        self._pictures = itertools.cycle(pictures_)
-        self._numbers = itertools.count()
-
-    def upload(self, property_id: str, data: bytes | None = None) -> bytes:
-        """Upload a photo with bytes of its own; returns them."""
-        number = next(self._numbers)
-        # What follows the end of a JPEG is not looked at.
-        data = (data or next(self._pictures)) + number.to_bytes(8, "big")
-        key = f"properties/{property_id}/photos/{number:06d}.jpg"
-        self._s3.put_object(Bucket="photos", Key=key, Body=data)
-        return data
-
-    def latency(self) -> float:
-        """Seconds from the upload of a duplicate to its flag."""
-        name = uuid.uuid4().hex
-        original = self.upload(name)
-        self._await(lambda: self.settled(name) == 1, "matched")
-        started = time.perf_counter()
-        self.upload(name, original)
-        self._await(lambda: bool(self._flags(name)), "flagged")
-        return time.perf_counter() - started
-
-    def heap(self, count: int) -> float:
-        """Photos a second, from when they lie in the store, their events waiting, to the last match."""
-        prefix = uuid.uuid4().hex
-        with held(self._stack._processes.values()):
-            for number in range(count):
-                self.upload(f"{prefix}-{number // _PROPERTY_PHOTOS}")
-        started = time.perf_counter()
-        # Looking reads every photo on record: seldom, or it is the looking that is measured.
-        self._await(lambda: self.settled(prefix) == count, "matched", look_seconds=0.25)
-        return count / (time.perf_counter() - started)
-
-    def settled(self, prefix: str) -> int:
-        """How many photos of properties with this prefix are matched."""
-        with self._base.transaction() as connection:
-            _, done = census.census(connection)
-        return sum(property_id.startswith(prefix) for property_id, _, _ in done)
-
-    def _flags(self, property_id: str) -> list[database.Row]:
-        with self._base.transaction() as connection:
-            return matching.flags(connection, property_id)
-
-    def _await(self, condition: Callable[[], bool], what: str, look_seconds: float = 0.02) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while not condition():
-            self._stack.check()
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"not {what} within {_PATIENCE_SECONDS:.0f} s")
-            time.sleep(look_seconds)
-
-
 @contextlib.contextmanager
-def held(processes: Collection[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Let processes stand still."""
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            process.send_signal(signal.SIGCONT)
-
-
-@contextlib.contextmanager
-def uploads(portal: Portal, photos_per_s: float) -> Iterator[None]:
+def uploads(there: portal.Portal, photos_per_s: float) -> Iterator[None]:
     """Upload beside, at a rate."""
     over = threading.Event()
 
@@ -146,7 +69,7 @@ def uploads(portal: Portal, photos_per_s: float) -> Iterator[None]:
         for number in itertools.count():
             if over.wait(1 / photos_per_s):
                 return
-            portal.upload(f"beside-{number // _PROPERTY_PHOTOS}")
+            there.upload(f"beside-{number // _PROPERTY_PHOTOS}")
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         running = thread.submit(run)
@@ -157,9 +80,18 @@ def uploads(portal: Portal, photos_per_s: float) -> Iterator[None]:
         running.result()
 
 
-def _row(what: str, seconds: Sequence[float] = (), **more: object) -> dict[str, Any]:
+def _row(what: str, seconds: Sequence[float] = (), /, **more: object) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(
-        ("what", "photos", "p50_s", "p99_s", "photos_per_s", "ratio_to_raw"), ""
+        (
+            "what",
+            "photos",
+            "p50_s",
+            "p99_s",
+            "photos_per_s",
+            "ratio_to_raw",
+            *(f"{kind}_ms" for kind in portal.KINDS),
+        ),
+        "",
     )
     row |= {"what": what, **more}
     if seconds:
@@ -181,38 +113,40 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", default=weights.UNTRAINED)
     parser.add_argument("--single", type=int, default=100, help="photos one after the other")
     parser.add_argument("--heap", type=int, default=600, help="photos at once")
-    parser.add_argument("--quick", action="store_true", help="5 and 40 photos")
+    parser.add_argument("--quick", action="store_true", help="5 and 40 photos, on the embedded stack only")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, no CSV")
     options = parser.parse_args(arguments)
     single, heap, round_photos = (5, 40, 16) if options.quick else (options.single, options.heap, 64)
     device = embedding.choose_device("auto")
     streams = embedding.share_cores(None, device)
     chosen = some_photos(1 if options.quick else 12, weights.load(options.weights))
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-benchmark-"))
-    folder.chmod(0o755)
-    raw = [raw_photos_per_s(device, streams, round_photos)]
+    environment = {"DEDUP_BACKBONE_WEIGHTS": options.weights}
+    measure = raw_forward(device, streams, round_photos)
+    raw = [measure()]
     _tell(f"raw forward: {raw[0]:.1f} photos/s")
-    try:
-        with embedded.Stack(folder, {"DEDUP_BACKBONE_WEIGHTS": options.weights}) as stack:
-            base = database.Database(stack.environment["DEDUP_DATABASE_URL"])
-            with contextlib.closing(base):
-                portal = Portal(stack, base, chosen)
-                _tell(f"the stack is up and warm: {portal.heap(_PROPERTY_PHOTOS):.1f} photos/s")
-                idle = [portal.latency() for _ in range(single)]
-                _tell(f"idle: {statistics.median(idle):.3f} s")
-                rate = portal.heap(heap)
-                _tell(f"heap: {rate:.1f} photos/s")
-                with uploads(portal, rate / 2):
-                    loaded = [portal.latency() for _ in range(single)]
-    finally:
-        shutil.rmtree(folder)
-    raw.append(raw_photos_per_s(device, streams, round_photos))
-    limit = statistics.mean(raw)
+    heaps: dict[str, portal.Heap] = {}
+    with contextlib.nullcontext() if options.quick else scaling.rabbitmq() as broker:
+        if broker is not None:
+            with portal.apart(environment, chosen, broker) as there:
+                heaps["S3 to flags, store and broker apart"] = there.heap(heap)
+            raw.append(measure())
+    with portal.embedded_stack(environment, chosen) as stack:
+        idle = [stack.latency() for _ in range(single)]
+        _tell(f"idle: {statistics.median(idle):.3f} s")
+        heaps["S3 to flags, embedded stack"] = found = stack.heap(heap)
+        with uploads(stack, found.photos_per_s / 2):
+            loaded = [stack.latency() for _ in range(single)]
+    raw.append(measure())
+    # Each between two measurements of the raw pass: the machine's speed moves.
+    limits = [statistics.mean(pair) for pair in itertools.pairwise(raw)]
     rows = [
         _row("upload to flag, idle", idle),
         _row("upload to flag, loaded to half", loaded),
-        _row("S3 to flags", photos=heap, photos_per_s=round(rate, 2), ratio_to_raw=round(rate / limit, 3)),
-        _row("raw forward", photos_per_s=round(limit, 2), ratio_to_raw=1),
+        *(
+            _row(what, photos=heap, ratio_to_raw=round(found.photos_per_s / limit, 3), **found.row())
+            for (what, found), limit in zip(heaps.items(), limits, strict=True)
+        ),
+        _row("raw forward", photos_per_s=round(statistics.mean(raw), 2), ratio_to_raw=1),
     ]
     results.write("end_to_end", rows, as_json=options.json, by=("what",), value="p50_s")
 

@@ -16,7 +16,6 @@ import warnings
 
 import numpy as np
 import torch
-import torchvision
 
 from benchmarks import results, speed
 from core import embedding, images, resnet, weights
@@ -70,6 +69,8 @@ def backbone(device: str, form: str, precision: embedding.Precision) -> embeddin
     if form != TORCHVISION:
         return embedding.Backbone(source, device, form, precision)  # type: ignore[arg-type]
     made = embedding.Backbone(source, device, "plain", precision)
+    import torchvision
+
     network = torchvision.models.resnet50(weights=None)
     network.load_state_dict(source.state)
     made._taps = resnet.unfolded(network).to(device)

@@ -17,9 +17,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 
-from benchmarks import end_to_end, forward, pictures, results
-from core import budgets, bundle, database, embedding, images, objects, settings, weights
-from workers import batching, embedded, embedded_s3
+from benchmarks import forward, pictures, portal, results
+from core import budgets, bundle, embedding, images, objects, settings, weights
+from workers import batching, embedded_s3
 
 SIZE = (4000, 3000)
 SMALL = (640, 480)
@@ -77,19 +77,15 @@ def in_flight_rows(endpoint_url: str, rounds: int) -> Iterator[results.Row]:
                     yield row(name, (number * len(names) + place + 1) * in_flight)
 
 
-def stack_rows(folder: pathlib.Path, photos: int) -> Iterator[results.Row]:
+def stack_rows(photos: int) -> Iterator[results.Row]:
     """Of the workers of an embedded stack, as photos go through it."""
-    with contextlib.ExitStack() as open_:
-        stack = open_.enter_context(embedded.Stack(folder, {"DEDUP_BACKBONE_WEIGHTS": weights.UNTRAINED}))
-        base = open_.enter_context(
-            contextlib.closing(database.Database(stack.environment["DEDUP_DATABASE_URL"]))
-        )
-        portal = end_to_end.Portal(stack, base, pictures.jpegs(20, SMALL))
+    environment = {"DEDUP_BACKBONE_WEIGHTS": weights.UNTRAINED}
+    with portal.embedded_stack(environment, pictures.jpegs(20, SMALL)) as there:
         part = max(1, photos // _SHOWN)
         for done in range(part, photos + 1, part):
-            portal.heap(part)
-            for name, process in stack._processes.items():
-                yield row(name, done, process.pid)
+            there.heap(part)
+            for name, process in there.workers.items():
+                yield row(name, done, process)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -108,7 +104,7 @@ def main(arguments: list[str] | None = None) -> None:
         server.start()
         rows = list(in_flight_rows(server.endpoint_url, max(1, large // 48)))
         server.stop()
-        rows += stack_rows(folder / "stack", photos)
+        rows += stack_rows(photos)
     finally:
         server.stop()
         shutil.rmtree(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -12,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import PIL
 import torch
-import torchvision
 
 Row = Mapping[str, object]
 """One line of a table, by column."""
@@ -29,7 +29,7 @@ def machine() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "torchvision": importlib.metadata.version("torchvision"),
         "pillow": PIL.__version__,
     }
 
