@@ -1,4 +1,4 @@
-"""Objects in memory behind HTTP: as much of S3 as a fetch needs, for a tenth of the time that an emulator takes."""
+"""Objects in memory behind HTTP: as much of S3 as a fetch needs."""
 
 from __future__ import annotations
 

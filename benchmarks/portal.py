@@ -10,6 +10,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import tempfile
 import time
 import uuid
@@ -83,13 +84,18 @@ class Portal:
     def heap(self, count: int) -> Heap:
         """From when so many photos lie in the store, their events waiting, to the last match."""
         prefix = uuid.uuid4().hex
-        with held(self.workers.values()):
+        with held(self._stack._processes.values()):
             for number in range(count):
                 self.upload(f"{prefix}-{number // _PROPERTY_PHOTOS}")
             before = self._processor_seconds()
         started = time.perf_counter()
         # Looking reads every photo on record: seldom, or it is the looking that is measured.
-        self._await(lambda: self.settled(prefix) == count, "matched", look_seconds=0.25)
+        self._await(
+            lambda: self.settled(prefix) == count,
+            "matched",
+            look_seconds=0.25,
+            patience_seconds=max(_PATIENCE_SECONDS, count),
+        )
         seconds = time.perf_counter() - started
         after = self._processor_seconds()
         return Heap(count / seconds, {name: 1000 * (after[name] - before[name]) / count for name in KINDS})
@@ -113,25 +119,31 @@ class Portal:
         with self._base.transaction() as connection:
             return matching.flags(connection, property_id)
 
-    def _await(self, condition: Callable[[], bool], what: str, look_seconds: float = 0.02) -> None:
-        deadline = time.monotonic() + _PATIENCE_SECONDS
+    def _await(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        look_seconds: float = 0.02,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        deadline = time.monotonic() + patience_seconds
         while not condition():
             self._stack.check()
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not {what} within {_PATIENCE_SECONDS:.0f} s")
+                raise TimeoutError(f"not {what} within {patience_seconds:.0f} s")
             time.sleep(look_seconds)
 
 
 @contextlib.contextmanager
-def held(processes: Collection[int]) -> Iterator[None]:
-    """Let processes stand still, by their ids."""
+def held(processes: Collection[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Let processes stand still."""
     for process in processes:
-        os.kill(process, signal.SIGSTOP)
+        process.send_signal(signal.SIGSTOP)
     try:
         yield
     finally:
         for process in processes:
-            os.kill(process, signal.SIGCONT)
+            process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

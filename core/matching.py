@@ -89,9 +89,13 @@ def match(
             one.write(connection, property_id, photo_id)
         marked = database.execute(connection, "matched", **photo) if whole else None
         record = _Record.asked(connection, property_id)
-    _regroup(connection, property_id, record)
+    _, changed = _regroup(connection, property_id, record)
     if marked is not None and (done := marked.fetchone()) is not None:
         observations.tell(observations.PhotoMatched(done["age_seconds"]))
+        if not changed:
+            # A crash that takes it along leaves the photo unmatched, and the sweep sees that. Flags, which a reader may
+            # have seen, wait for the disk.
+            database.execute(connection, "commit_without_waiting")
     return sum(len(one.kept) for one in compared)
 
 
@@ -164,7 +168,8 @@ def regroup(connection: database.Connection, property_id: str) -> str | None:
     """
     with connection.pipeline():
         record = _Record.asked(connection, property_id)
-    return _regroup(connection, property_id, record)
+    model_id, _ = _regroup(connection, property_id, record)
+    return model_id
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,13 +190,14 @@ class _Record:
         return cls(shown, decisions, photos)
 
 
-def _regroup(connection: database.Connection, property_id: str, record: _Record) -> str | None:
+def _regroup(connection: database.Connection, property_id: str, record: _Record) -> tuple[str | None, bool]:
+    """As `regroup`; also whether there was anything to write."""
     if (shown := record.shown.fetchone()) is None:
         # It shows none yet, and in this moment another model became active: the second look sees it.
         with connection.pipeline():
             record = _Record.asked(connection, property_id)
         if (shown := record.shown.fetchone()) is None:
-            return None
+            return None, False
     model_id = str(shown["model_id"])
     decisions, photo_rows = record.decisions.fetchall(), record.photos.fetchall()
     said = [row for row in decisions if row["duplicate"] is not None]
@@ -240,7 +246,7 @@ def _regroup(connection: database.Connection, property_id: str, record: _Record)
         with connection.pipeline():
             for name, row in writes:
                 database.execute(connection, name, property_id=property_id, **row)
-    return model_id
+    return model_id, bool(writes)
 
 
 def follow(connection: database.Connection, property_id: str) -> str | None:

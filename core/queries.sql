@@ -232,14 +232,15 @@ WHERE property_id = %(property_id)s AND model_id = %(model_id)s
   AND ((photo_a = %(photo_id)s AND photo_b = ANY(%(others)s)) OR (photo_b = %(photo_id)s AND photo_a = ANY(%(others)s)));
 
 -- name: matched
--- The first match of an embedding only: those that copies of its task lead to are neither written nor measured. Its
--- commit does not wait for the disk unless flags change (notify_feed): a crash that takes it along leaves the photo
--- unmatched, which the sweep sees.
+-- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
 UPDATE photo
 SET matched_at = now(), postponed = 0
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
-RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds,
-    set_config('synchronous_commit', 'off', true);
+RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
+
+-- name: commit_without_waiting
+-- For the disk, nor for a standby. For what is done again if a crash takes it along.
+SELECT set_config('synchronous_commit', 'off', true);
 
 -- name: match_failed
 -- Once a round of the sweep, as postpone, which speaks of photos that are to be embedded.
@@ -598,8 +599,7 @@ JOIN photo AS b ON b.property_id = verdict.property_id AND b.id = verdict.photo_
 ORDER BY verdict.property_id, verdict.photo_a, verdict.photo_b;
 
 -- name: notify_feed
--- A reader may have seen the change by the time of a crash: it waits for the disk, as the server is set up to do.
-SELECT pg_notify('listing_flag_feed', ''), set_config('synchronous_commit', NULL, true);
+SELECT pg_notify('listing_flag_feed', '');
 
 -- name: failed_photos
 -- Over all properties, by the small partial index: what `dedup dead-letters` lists.

@@ -67,7 +67,7 @@ def load(source: weights.Weights) -> torch.nn.Module:
 
 
 def unfolded(network: Any) -> Taps:
-    """The network as torchvision runs it, layer by layer: what the others are measured against."""
+    """The network layer by layer, as torchvision runs its own: what the others are measured against."""
     stem = torch.nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
     return _channels_last(Taps(stem, _layers(network)))
 

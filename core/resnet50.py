@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-# torchvision's own takes four seconds and 180 MB more in every worker: its package imports torch's compiler and sympy.
+# torchvision's own takes four seconds and 180 MB more of an embed worker: it imports torch's compiler, and that sympy.
 
 _BLOCKS = {64: 3, 128: 4, 256: 6, 512: 3}
 """Bottlenecks of each layer, by their width."""

@@ -24,6 +24,7 @@ UNTRAINED = "untrained"
 UNTRAINED_SHA256 = hashlib.sha256(b"listing-dedup untrained resnet50, seed 0").hexdigest()
 TORCHVISION = {"IMAGENET1K_V1": "resnet50-0676ba61.pth", "IMAGENET1K_V2": "resnet50-11ad3fa6.pth"}
 """Names of torchvision's ResNet50_Weights, and of their files."""
+_DOWNLOADS = "https://download.pytorch.org/models/"
 _REACH_SECONDS = 5.0
 _STALL_SECONDS = 20.0
 _REMEDIES = (
@@ -138,10 +139,7 @@ def _torchvision_file(name: str) -> pathlib.Path:
     file_name = TORCHVISION[name]
     path = pathlib.Path(torch.hub.get_dir()) / "checkpoints" / file_name
     if not path.is_file():
-        # Seconds and 180 MB, for one address.
-        import torchvision
-
-        url = torchvision.models.ResNet50_Weights[name].url
+        url = _DOWNLOADS + file_name
         _reach(url)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image, ImageEnhance, ImageOps
 
 from core import bundle, embedding, fusing, groups, images, resnet, weights
@@ -29,7 +30,9 @@ Albums = Mapping[str, Sequence[bytes]]
 
 def plainly(source: weights.Weights, photos: Sequence[bytes], model: bundle.Bundle) -> fusing.Vectors:
     backbone = embedding.Backbone(source, form="plain", precision="fp32")
-    backbone._taps = resnet.unfolded(resnet.load(source))
+    network = torchvision.models.resnet50(weights=None)
+    network.load_state_dict(source.state)
+    backbone._taps = resnet.unfolded(network)
     embedder = embedding.Embedder(backbone, model.fusion)
     size = (model.input_size, model.input_size)
     vectors = []

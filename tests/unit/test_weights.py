@@ -65,9 +65,9 @@ def test_a_file_that_is_no_resnet_is_refused(tmp_path: pathlib.Path, state: dict
         embedding.Backbone(weights.load(str(cut)))
 
 
-def test_files_of_torchvision_are_known_by_their_names() -> None:
-    urls = {name: torchvision.models.ResNet50_Weights[name].url for name in weights.TORCHVISION}
-    assert {name: url.rpartition("/")[2] for name, url in urls.items()} == weights.TORCHVISION
+@pytest.mark.parametrize("name", weights.TORCHVISION)
+def test_files_are_where_torchvision_has_them(name: str) -> None:
+    assert weights._DOWNLOADS + weights.TORCHVISION[name] == torchvision.models.ResNet50_Weights[name].url
 
 
 def test_an_unreachable_download_is_noticed_within_seconds(
