@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pgvector.psycopg
 import psycopg
 import psycopg_pool
@@ -75,6 +77,7 @@ def _queries() -> dict[str, str]:
     return dict(zip(parts[::2], (part.strip() for part in parts[1::2]), strict=True))
 
 
+@functools.cache
 def query(name: str) -> bytes:
     """The SQL of a named query of ``queries.sql`` (KeyError: there is none of that name)."""
     return _queries()[name].encode()
@@ -160,6 +163,14 @@ def execute(connection: Connection, name: str, /, **parameters: object) -> Curso
 def execute_binary(connection: Connection, name: str, /, **parameters: object) -> Cursor:
     """Run a named query whose rows hold embeddings: as text, reading one takes a hundred times as long."""
     return connection.execute(query(name), parameters, binary=True)
+
+
+def halfvecs(sent: bytes, count: int) -> npt.NDArray[np.float16]:
+    """(count, dims) of halfvecs as pgvector's `halfvec_send` gives them, one after the other.
+
+    Each is its dims and a zero as int16, then big-endian float16 (pgvector, src/halfvec.c).
+    """
+    return np.frombuffer(sent, dtype=">f2").reshape(count, -1)[:, 2:]
 
 
 def execute_many(connection: Connection, name: str, rows: Sequence[Row]) -> None:

@@ -66,18 +66,17 @@ def match(
         database.execute(connection, "lock_property", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", **photo)
         near = database.execute_binary(connection, "neighbours", **photo, limit=neighbours)
-    by_model: dict[str, list[database.Row]] = {}
-    for row in near:
-        by_model.setdefault(row["model_id"], []).append(row)
+    by_model = near.fetchall()
     if locked.fetchone() is None or not by_model:
         return 0
     compared, whole = [], True
-    for model_id, found in sorted(by_model.items()):
+    for found in by_model:
+        model_id = found["model_id"]
         try:
             decider = bundles.get(connection, model_id)
         except errors.ConfigurationError as error:
             # A candidate of a newer version must not keep photos from the active model; nor do they count as matched.
-            if found[0]["status"] == "active":
+            if found["status"] == "active":
                 raise
             log.warning("candidate_not_matched", model=model_id, error=str(error))
             whole = False
@@ -122,25 +121,26 @@ class _Compared:
             database.execute_many(connection, "store_pair", self.kept)
 
 
-def _compare(property_id: str, photo_id: int, found: list[database.Row], decider: Decider) -> _Compared:
-    """By one model: `found` is the photo itself and its neighbours."""
-    model_id, review_threshold = found[0]["model_id"], found[0]["review_threshold"]
-    own = next(row for row in found if row["photo_id"] == photo_id)
-    others = [row for row in found if row is not own]
+def _compare(property_id: str, photo_id: int, found: database.Row, decider: Decider) -> _Compared:
+    """By one model: `found` is its row of `neighbours`."""
+    model_id, on_record = found["model_id"], set(found["on_record"])
+    ids = np.array(found["photo_ids"])
+    others = ids[ids != photo_id].tolist()
     if not others:
         return _Compared(model_id, [], [])
-    vector = own["embedding"].to_numpy().astype(np.float32)
-    vectors = np.stack([row["embedding"].to_numpy() for row in others]).astype(np.float32)
-    similarities = vectors @ vector
-    scores = decider.classifier.score(vector[None], vectors)
+    halves = database.halfvecs(found["embeddings"], len(ids))
+    vector = halves[ids == photo_id].astype(np.float32)
+    vectors = halves[ids != photo_id].astype(np.float32)
+    similarities = vectors @ vector[0]
+    scores = decider.classifier.score(vector, vectors)
     observations.tell(observations.PairsScored(model_id, scores))
     kept, others_not = [], []
-    for row, similarity, score in zip(others, similarities, scores, strict=True):
-        if score < review_threshold:
-            if row["on_record"]:
-                others_not.append(row["photo_id"])
+    for other, similarity, score in zip(others, similarities, scores, strict=True):
+        if score < found["review_threshold"]:
+            if other in on_record:
+                others_not.append(other)
             continue
-        photo_a, photo_b = groups.pair(photo_id, row["photo_id"])
+        photo_a, photo_b = groups.pair(photo_id, other)
         kept.append(
             {
                 "property_id": property_id,

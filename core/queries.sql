@@ -198,23 +198,28 @@ WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded
 FOR NO KEY UPDATE;
 
 -- name: neighbours
--- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings.
--- Which of them it has a pair with on record.
-SELECT own.model_id, model.review_threshold, model.status, near.photo_id, near.embedding, EXISTS (
-    SELECT FROM pair
-    WHERE pair.property_id = %(property_id)s AND pair.photo_a = least(own.photo_id, near.photo_id)
-      AND pair.photo_b = greatest(own.photo_id, near.photo_id) AND pair.model_id = own.model_id
+-- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
+-- a row a model. In one value, since the server sends rows of eight kilobytes one by one. With which photos it has a
+-- pair on record.
+SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
+    SELECT unnest(ARRAY[photo_a, photo_b])
+    FROM pair
+    WHERE property_id = %(property_id)s AND model_id = own.model_id AND own.photo_id IN (photo_a, photo_b)
 ) AS on_record
 FROM photo_embedding AS own
 JOIN model ON model.id = own.model_id AND model.status <> 'retired'
 CROSS JOIN LATERAL (
-    SELECT other.photo_id, other.embedding
-    FROM photo_embedding AS other
-    WHERE other.property_id = %(property_id)s AND other.model_id = own.model_id
-    ORDER BY other.photo_id <> own.photo_id, other.embedding <#> own.embedding, other.photo_id
-    LIMIT %(limit)s + 1
+    SELECT array_agg(photo_id) AS photo_ids, string_agg(halfvec_send(embedding), '') AS embeddings
+    FROM (
+        SELECT other.photo_id, other.embedding
+        FROM photo_embedding AS other
+        WHERE other.property_id = %(property_id)s AND other.model_id = own.model_id
+        ORDER BY other.photo_id <> own.photo_id, other.embedding <#> own.embedding, other.photo_id
+        LIMIT %(limit)s + 1
+    ) AS nearest
 ) AS near
-WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s;
+WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s
+ORDER BY own.model_id;
 
 -- name: store_pair
 -- Not of a model that was retired since, as in store_embedding.

@@ -4,6 +4,7 @@ import concurrent.futures
 import itertools
 import time
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -85,6 +86,21 @@ def test_flags_do_not_depend_on_the_order_of_arrival(base: database.Database) ->
         results.append(flags(base, property_id))
     assert all(result == results[0] for result in results)
     assert results[0] == {"b": "a", "d": "a"}
+
+
+def test_embeddings_arrive_as_they_were_stored(base: database.Database, property_id: str) -> None:
+    stored = np.random.default_rng(4).normal(size=(3, len(vector(1)))).astype(np.float16)
+    for name, values in zip("abc", stored, strict=True):
+        assert embed(base, apply(base, event(property_id, name)).photo, values.astype(np.float32))
+    with base.transaction() as connection:
+        row = connection.execute(
+            "SELECT count(*) AS n, string_agg(halfvec_send(embedding), '' ORDER BY photo_id) AS sent "
+            "FROM photo_embedding WHERE property_id = %s",
+            [property_id],
+            binary=True,
+        ).fetchone()
+    assert row is not None
+    np.testing.assert_array_equal(database.halfvecs(row["sent"], row["n"]), stored)
 
 
 def test_other_properties_are_not_compared(base: database.Database) -> None:
