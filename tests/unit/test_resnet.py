@@ -58,10 +58,13 @@ def test_it_starts_with_the_weights_of_torchvisions_own_network() -> None:
 def test_an_embed_worker_does_not_load_torchs_compiler() -> None:
     code = """if True:
         import sys, warnings
-        from core import embedding, weights
+        import numpy as np
+        from core import bundle, embedding, weights
         from workers import embed
         warnings.simplefilter("ignore")
-        embedding.Backbone(weights.load("untrained"))
+        backbone = embedding.Backbone(weights.load("untrained"))
+        embedder = embedding.Embedder(backbone, bundle.for_backbone(backbone.weights_sha256).fusion)
+        embedder.embed(np.zeros((1, 3, 64, 64), np.uint8))
         print(*{"torchvision", "torch._dynamo", "sympy"} & set(sys.modules))
     """
     ran = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
