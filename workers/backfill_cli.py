@@ -33,7 +33,9 @@ def register(app: typer.Typer) -> None:
 def backfill(
     missing: Annotated[bool, typer.Option("--missing", help="Photos without an embedding.")] = False,
     failed: Annotated[bool, typer.Option("--failed", help="Photos parked as failed.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="All photos: each is embedded anew.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All photos but the failed ones: each is embedded anew.")
+    ] = False,
     property_id: Annotated[
         str | None, typer.Option("--property", help="Only this property; alone: all its photos anew.")
     ] = None,

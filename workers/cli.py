@@ -97,7 +97,10 @@ def scan_folder(
     """Find the duplicates in a folder of photos, on the embedded stack."""
     from workers import report, scan
 
-    result = scan.run(folder, "scan", scan.choose_model(fall_back=False), _progress)
+    model = scan.choose_model(fall_back=False)
+    if model.untrained:
+        _console.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
+    result = scan.run(folder, "scan", model, _progress)
     if as_json:
         for flag in result.flags:
             print(json.dumps(dataclasses.asdict(flag), ensure_ascii=False))

@@ -153,9 +153,10 @@ class Stack:
         }
 
     def write_environment(self, path: pathlib.Path) -> None:
-        """Write the settings as a file for a shell to read, for its owner's eyes only."""
+        """Write the settings, and where `dedup` is, as a file for a shell to read, for its owner's eyes only."""
         path.touch(mode=0o600)
         lines = [f"export {name}={shlex.quote(value)}\n" for name, value in self.environment.items()]
+        lines.append(f"export PATH={shlex.quote(str(pathlib.Path(sys.executable).parent))}:$PATH\n")
         path.write_text("".join(lines), encoding="utf-8")
 
     def s3(self) -> Any:

@@ -55,7 +55,8 @@ def show(as_json: JsonOption = False) -> None:
     elif standings:
         table = rich.table.Table()
         for column in ("id", "name", "status", "dims", "photos embedded", "missing", "properties shown"):
-            table.add_column(column)
+            # Whole, in a narrow terminal too: they are to be copied.
+            table.add_column(column, overflow="fold")
         for item in standings:
             counts = (item.model.dims, item.embedded, item.missing, item.properties)
             words = (item.model.id, item.model.name, item.model.status, *(str(count) for count in counts))
@@ -128,17 +129,17 @@ def compare(
         print(json.dumps(result, ensure_ascii=False))
         return
     _say(f"{before.name} ({before.id}) → {behind.name} ({behind.id}), {properties} properties:")
+    if lacking:
+        _say(
+            f"{lacking} photos lack an embedding of one of the two: flags of theirs seem to come or go that may not. "
+            f"`dedup backfill --model {behind.name}` fills in what the new one lacks."
+        )
     for kind, words in _KINDS.items():
         _say(f"{counts[kind]:8} flags {words}")
     _say(f"{same:8} flags would stay")
     _say(f"{touched:8} properties would change")
     for change in chosen:
         _say(f"  {_sentence(change)}")
-    if lacking:
-        _say(
-            f"{lacking} photos lack an embedding of one of the two, so this is not all; "
-            f"`dedup backfill --model` fills it in."
-        )
 
 
 def activate(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import pathlib
+import subprocess
 
 from . import pictures
 from . import system as acceptance
@@ -186,3 +189,19 @@ def test_message_that_is_not_understood_is_on_record_and_the_queue_goes_on(
         "not_understood",
     ]
     assert all(row["message"] for row in rejected)
+
+
+def test_a_shell_that_reads_the_environment_finds_dedup_and_the_database(
+    system: acceptance.System, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "environment"
+    system.stack.write_environment(file)
+    shell = ["sh", "-c", '. "$0"; dedup model list --json', str(file)]
+
+    def told() -> str:
+        # The first embed worker brings the model.
+        return subprocess.run(
+            shell, env={"PATH": os.defpath}, stdout=subprocess.PIPE, text=True, check=False
+        ).stdout
+
+    assert json.loads(acceptance.until(told, "a model"))["status"] == "active"

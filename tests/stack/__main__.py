@@ -20,7 +20,10 @@ from workers import embedded, processes, scan
 TARGETS = "targets.json"
 """File of the data folder: where each process tells its metrics, as Prometheus' file_sd."""
 
-_UNTRAINED = "the weights are random, and only near-identical pictures are found. See DEDUP_BACKBONE_WEIGHTS."
+_UNTRAINED = (
+    "the weights are random: near-identical pictures are found, and pictures that have nothing in common may be "
+    "flagged, too. See DEDUP_BACKBONE_WEIGHTS."
+)
 
 PROMETHEUS = "prometheus.url"
 """Likewise: where Prometheus is; empty where there is none."""
@@ -116,13 +119,16 @@ def _addresses(stack: embedded.Stack, targets: Mapping[str, str], prometheus_url
             f"            {stack.reader_url} (the listing system's login)",
             f"            {stack.editor_url} (a moderator's, for record_verdict)",
             f"Broker      {environment['DEDUP_BROKER_URL'].partition('://')[0]}://…@{place}",
+            f"Look        psql '{stack.reader_url}' -c 'TABLE listing_duplicates'",
             f"S3 and SQS  {stack.store.endpoint_url} (bucket {stack.store.bucket}, queue {stack.store.queue})",
             f"Prometheus  {prometheus_url or 'none on the PATH (Debian: apt-get install prometheus)'}",
             f"Logs        {stack.log_file('ingest').parent}",
             f"dedup       (. {stack.data_dir / 'environment'}; dedup doctor)",
             f"Upload      (. {stack.data_dir / 'environment'}; aws --endpoint-url $DEDUP_S3_ENDPOINT_URL s3 cp a.jpg "
             f"s3://{stack.store.bucket}/properties/42/photos/a.jpg)",
-            "Backfills   and replays need a further process: dedup worker embed --bulk",
+            f"Backfills   and replays need a further process: (. {stack.data_dir / 'environment'}; dedup worker embed "
+            "--bulk)",
+            "Ports change at each start: read the environment file again after it.",
             "",
             "Ctrl-C stops it; the data stays.",
         ]
