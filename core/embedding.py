@@ -80,6 +80,8 @@ class Backbone:
             if self.device.type != "cpu" or self.precision != "fp32":
                 raise RuntimeError(f"it is for fp32 on a CPU, not {self.precision} on {self.device}")
             self._taps, self.form = resnet.fused(self._plain), "fused"
+            # 94 MB that nothing falls back to from here on.
+            del self._plain
         except RuntimeError as error:
             self._fall_back(error)
 

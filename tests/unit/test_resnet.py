@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 import subprocess
 import sys
+import weakref
 
 import numpy as np
 import pytest
@@ -87,6 +89,24 @@ def test_folding_and_fusing_change_nothing_but_rounding(
 def test_the_default_on_a_cpu_is_the_fused_form_in_fp32(source: weights.Weights) -> None:
     backbone = embedding.Backbone(source)
     assert (backbone.form, backbone.precision) == ("fused", "fp32")
+
+
+def test_the_fused_form_keeps_no_second_copy_of_the_weights(
+    source: weights.Weights, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[weakref.ref[resnet.Taps]] = []
+
+    def watched(network: torch.nn.Module) -> resnet.Taps:
+        taps = plain(network)
+        made.append(weakref.ref(taps))
+        return taps
+
+    plain = resnet.plain
+    monkeypatch.setattr(resnet, "plain", watched)
+    backbone = embedding.Backbone(source)
+    gc.collect()
+    assert backbone.form == "fused"
+    assert [taps() for taps in made] == [None]
 
 
 def test_where_fused_convolutions_give_other_results_the_plain_form_takes_over(
