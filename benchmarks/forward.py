@@ -68,9 +68,9 @@ def backbone(device: str, form: str, precision: embedding.Precision) -> embeddin
         source = weights.load(weights.UNTRAINED)
     if form != TORCHVISION:
         return embedding.Backbone(source, device, form, precision)  # type: ignore[arg-type]
-    made = embedding.Backbone(source, device, "plain", precision)
     import torchvision
 
+    made = embedding.Backbone(source, device, "plain", precision)
     network = torchvision.models.resnet50(weights=None)
     network.load_state_dict(source.state)
     made._taps = resnet.unfolded(network).to(device)

@@ -29,8 +29,8 @@ _PATIENCE_SECONDS = 300.0
 _PROPERTY_PHOTOS = 20
 _BUCKET, _EVENTS = "photos", "events"
 
-Put = Callable[[str, str, bytes], object]
-"""Puts a photo into the store: property, key, bytes. Its event follows."""
+Put = Callable[[str, bytes], object]
+"""Puts a photo into the store: key, bytes. Its event follows."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Portal:
         number = next(self._numbers)
         # What follows the end of a JPEG is not looked at.
         data = (data or next(self._pictures)) + number.to_bytes(8, "big")
-        self._put(property_id, f"properties/{property_id}/photos/{number:06d}.jpg", data)
+        self._put(f"properties/{property_id}/photos/{number:06d}.jpg", data)
         return data
 
     def latency(self) -> float:
@@ -158,7 +158,7 @@ def embedded_stack(
             base = database.Database(stack.environment["DEDUP_DATABASE_URL"])
             s3 = stack.s3()
 
-            def put_there(_: str, key: str, data: bytes) -> None:
+            def put_there(key: str, data: bytes) -> None:
                 s3.put_object(Bucket=_BUCKET, Key=key, Body=data)
 
             with contextlib.closing(base):
@@ -178,11 +178,12 @@ def apart(environment: dict[str, str], pictures_: Sequence[bytes], broker: str) 
         connection.Producer(serializer="json") as producer,
     ):
 
-        def put(property_id: str, key: str, data: bytes) -> None:
+        def put(key: str, data: bytes) -> None:
             etag = store.put(_BUCKET, key, data)
             now = datetime.datetime.now(datetime.UTC)
+            # The record does not say the property: ingest reads it from the key.
             event = events.Event(
-                events.Kind.CREATED, _BUCKET, key, property_id, etag, len(data), f"{time.time_ns():X}", now
+                events.Kind.CREATED, _BUCKET, key, "", etag, len(data), f"{time.time_ns():X}", now
             )
             producer.publish({"Records": [events.record(event)]}, exchange=_EVENTS, routing_key=_EVENTS)
 

@@ -15,6 +15,7 @@ import torch
 import torchvision
 
 from core import bundle, embedding, fusing, images, resnet, weights
+from tests.unit import torchvisions
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
 WEIGHTS = SHARED / "weights" / "resnet50-imagenet.safetensors"
@@ -33,14 +34,6 @@ def source() -> weights.Weights:
 
 def pictures(count: int, size: int = 64) -> images.Pixels:
     return np.random.default_rng(2).integers(0, 256, (count, 3, size, size), dtype=np.uint8)
-
-
-def unfolded(source: weights.Weights) -> embedding.Backbone:
-    backbone = embedding.Backbone(source, "cpu", "plain")
-    network = torchvision.models.resnet50(weights=None)
-    network.load_state_dict(source.state)
-    backbone._taps = resnet.unfolded(network)
-    return backbone
 
 
 def cosines(a: fusing.Vectors, b: fusing.Vectors) -> fusing.Vectors:
@@ -78,7 +71,7 @@ def test_an_embed_worker_does_not_load_torchs_compiler() -> None:
 def test_folding_and_fusing_change_nothing_but_rounding(
     source: weights.Weights, form: resnet.Form, size: int
 ) -> None:
-    expected = unfolded(source).pool(pictures(3, size))
+    expected = torchvisions.backbone(source).pool(pictures(3, size))
     backbone = embedding.Backbone(source, "cpu", form)
     assert backbone.form == form
     found = backbone.pool(pictures(3, size))
@@ -165,7 +158,7 @@ def test_the_compiled_form_changes_nothing_but_rounding(source: weights.Weights)
     backbone = embedding.Backbone(source, "cpu", "compiled")
     backbone.warm_up(64, 4)
     assert backbone.form == "compiled"
-    expected = unfolded(source).pool(pictures(3))
+    expected = torchvisions.backbone(source).pool(pictures(3))
     np.testing.assert_allclose(backbone.pool(pictures(3)).levels, expected.levels, rtol=1e-3, atol=1e-4)
 
 
@@ -189,7 +182,7 @@ def test_every_form_and_precision_gives_real_photos_the_same_vectors_and_flags()
         [images.decode(path.read_bytes(), size=224, max_pixels=10**8).pixels for path in photos]
     )
     model = bundle.for_backbone(source.sha256)
-    expected = embedding.Embedder(unfolded(source), model.fusion).embed(pixels)
+    expected = embedding.Embedder(torchvisions.backbone(source), model.fusion).embed(pixels)
     left, right = np.triu_indices(len(photos), 1)
 
     def flagged(vectors: fusing.Vectors) -> set[int]:

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-import torchvision
 from PIL import Image, ImageEnhance, ImageOps
 
-from core import bundle, embedding, fusing, groups, images, resnet, weights
+from core import bundle, embedding, fusing, groups, images, weights
 from tests.acceptance import pictures
+from tests.unit import torchvisions
 from workers import batching
 
 SHARED = pathlib.Path(__file__).parents[3] / "shared"
@@ -29,11 +29,7 @@ Albums = Mapping[str, Sequence[bytes]]
 
 
 def plainly(source: weights.Weights, photos: Sequence[bytes], model: bundle.Bundle) -> fusing.Vectors:
-    backbone = embedding.Backbone(source, form="plain", precision="fp32")
-    network = torchvision.models.resnet50(weights=None)
-    network.load_state_dict(source.state)
-    backbone._taps = resnet.unfolded(network)
-    embedder = embedding.Embedder(backbone, model.fusion)
+    embedder = embedding.Embedder(torchvisions.backbone(source), model.fusion)
     size = (model.input_size, model.input_size)
     vectors = []
     for data in photos:
