@@ -1,8 +1,9 @@
-"""The pictures that benchmarks work on: drawn rooms as JPEGs, about as hard to decode as photos of their size."""
+"""The pictures that benchmarks work on: JPEGs of rooms, about as hard to decode as photos of their size."""
 
 from __future__ import annotations
 
 import io
+import pathlib
 
 import numpy as np
 from PIL import Image
@@ -15,14 +16,20 @@ _NOISE = 3.0
 
 
 def jpegs(
-    count: int, size: tuple[int, int], *, image_format: str = "JPEG", progressive: bool = False
+    count: int,
+    size: tuple[int, int],
+    photos: pathlib.Path | None = None,
+    *,
+    image_format: str = "JPEG",
+    progressive: bool = False,
 ) -> list[bytes]:
-    """So many different pictures of `size` (width, height), coded."""
+    """So many different pictures of `size` (width, height): drawn, or the largest JPEGs below `photos`, stretched."""
+    files = [] if photos is None else sorted(sorted(photos.rglob("*.jpg")), key=_area)[-count:]
     coded = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
-        room = rooms.Room.random(rng, "living")
-        drawn = room.view(room.camera(rng), *_DRAWN).convert("RGB").resize(size, Image.Resampling.BICUBIC)
+        small = _drawn(rng) if photos is None else Image.open(files[seed])
+        drawn = small.convert("RGB").resize(size, Image.Resampling.BICUBIC)
         noise = rng.normal(0, _NOISE, (size[1], size[0], 1)).astype(np.float32)
         pixels = np.clip(np.asarray(drawn, np.float32) + noise, 0, 255).astype(np.uint8)
         buffer = io.BytesIO()
@@ -30,3 +37,13 @@ def jpegs(
         Image.fromarray(pixels).save(buffer, image_format, **options)
         coded.append(buffer.getvalue())
     return coded
+
+
+def _drawn(rng: np.random.Generator) -> Image.Image:
+    room = rooms.Room.random(rng, "living")
+    return room.view(room.camera(rng), *_DRAWN)
+
+
+def _area(file: pathlib.Path) -> int:
+    with Image.open(file) as image:
+        return image.width * image.height

@@ -11,9 +11,10 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from core import errors, images
+from tests.unit import decoding
 
 SIZE = 32
 LIMIT = 1_000_000
@@ -130,6 +131,51 @@ def test_floating_point_tiff() -> None:
     assert pixels[0, 0, -1] > 235
 
 
+@pytest.mark.parametrize("size", [(61, 40), (333, 251), (1203, 801)])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_jpegs_have_the_pixels_that_pillow_gives_them(
+    size: tuple[int, int], subsampling: int, mode: str
+) -> None:
+    image = noise(size).convert(mode)
+    for options in ({}, {"progressive": True}, {"quality": 60}, {"keep_rgb": True}):
+        data = encode(image, "JPEG", subsampling=0 if options.get("keep_rgb") else subsampling, **options)
+        for least in (10, 200, 5000):
+            slow = Image.open(io.BytesIO(data))
+            slow.draft(mode, (least, least))
+            assert images._turbo(data, slow.size, 1) is not None
+            with images._opened(data, (least, least), LIMIT) as (pixels, _, full):
+                assert np.array_equal(pixels, np.asarray(slow.convert("RGB")))
+                assert full == size
+
+
+def noise(size: tuple[int, int]) -> Image.Image:
+    blocks = np.random.default_rng(0).integers(0, 256, (40, 61, 3), dtype=np.uint8)
+    return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_jpegs_are_turned_as_pillow_turns_them(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(noise((333, 251)), "JPEG", exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    with images._opened(data, (5000, 5000), LIMIT) as (pixels, _, size):
+        assert np.array_equal(pixels, expected)
+        assert size == expected.shape[1::-1]
+
+
+def test_a_jpeg_that_is_merely_damaged_is_taken_as_pillow_takes_it() -> None:
+    data = decoding.damaged(encode(noise((333, 251)), "JPEG"))
+    assert images._turbo(data, (333, 251), 1) is None
+    with images._opened(data, (5000, 5000), LIMIT) as (pixels, _, _):
+        assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_jpeg_of_another_size_than_was_allowed_is_not_decoded() -> None:
+    assert images._turbo(encode(noise((333, 251)), "JPEG"), (100, 100), 1) is None
+
+
 def test_large_jpeg_is_decoded_close_to_the_full_decode() -> None:
     rng = np.random.default_rng(0)
     smooth = Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).resize((1200, 800))
@@ -199,10 +245,10 @@ def test_who_only_imports_it_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("format_name", "options", "at_least", "at_most"),
     [
-        ("JPEG", {}, 8 * 3, 8 * 3),  # an eighth of each side
-        ("MPO", {"save_all": True, "append_images": [half_and_half()]}, 8 * 3, 8 * 3),
+        ("JPEG", {}, 5 * 12, 5 * 12),  # a quarter of each side
+        ("MPO", {"save_all": True, "append_images": [half_and_half()]}, 5 * 12, 5 * 12),
         ("JPEG", {"progressive": True}, 6 * 192, 7 * 192),
-        ("PNG", {}, 13 * 192, 13 * 192),
+        ("PNG", {}, 22 * 192, 22 * 192),
     ],
 )
 def test_memory_is_taken_for_what_decoding_needs(
