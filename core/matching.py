@@ -87,14 +87,16 @@ def match(
         for one in compared:
             one.write(connection, property_id, photo_id)
         marked = database.execute(connection, "matched", **photo) if whole else None
+        # A crash that takes all of it along leaves the photo unmatched, and the sweep sees that.
+        database.execute(connection, "commit_without_waiting")
         record = _Record.asked(connection, property_id)
     _, changed = _regroup(connection, property_id, record)
-    if marked is not None and (done := marked.fetchone()) is not None:
+    done = None if marked is None else marked.fetchone()
+    if done is not None:
         observations.tell(observations.PhotoMatched(done["age_seconds"]))
-        if not changed:
-            # A crash that takes it along leaves the photo unmatched, and the sweep sees that. Flags, which a reader may
-            # have seen, wait for the disk.
-            database.execute(connection, "commit_without_waiting")
+    if done is None or changed:
+        # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
+        database.execute(connection, "commit_waiting")
     return sum(len(one.kept) for one in compared)
 
 

@@ -247,6 +247,10 @@ RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_sec
 -- For the disk, nor for a standby. For what is done again if a crash takes it along.
 SELECT set_config('synchronous_commit', 'off', true);
 
+-- name: commit_waiting
+-- As this session does elsewhere.
+SELECT set_config('synchronous_commit', NULL, true);
+
 -- name: match_failed
 -- Once a round of the sweep, as postpone, which speaks of photos that are to be embedded.
 UPDATE photo
