@@ -24,7 +24,7 @@ def jpegs(
     progressive: bool = False,
 ) -> list[bytes]:
     """So many different pictures of `size` (width, height): drawn, or the largest JPEGs below `photos`, stretched."""
-    files = [] if photos is None else sorted(sorted(photos.rglob("*.jpg")), key=_area)[-count:]
+    files = [] if photos is None else _largest(photos, count)
     coded = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -42,6 +42,13 @@ def jpegs(
 def _drawn(rng: np.random.Generator) -> Image.Image:
     room = rooms.Room.random(rng, "living")
     return room.view(room.camera(rng), *_DRAWN)
+
+
+def _largest(folder: pathlib.Path, count: int) -> list[pathlib.Path]:
+    files = sorted(folder.rglob("*.jpg"), key=lambda file: (_area(file), file))
+    if len(files) < count:
+        raise ValueError(f"{folder} holds {len(files)} files *.jpg; {count} are needed.")
+    return files[-count:]
 
 
 def _area(file: pathlib.Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import io
+import os
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -26,10 +27,11 @@ Pixels = npt.NDArray[np.uint8]
 _Size = tuple[int, int]
 """Width and height."""
 
-DECODING_BYTES = 200_000_000
-"""Memory that the pictures being decoded take together; a picture that needs more is decoded alone."""
+DECODING_BYTES, DECODING_BYTES_A_CORE = 200_000_000, 60_000_000
+"""Memory that the pictures being decoded take together: so much, or for each core so much, a photo of 12 megapixels,
+where that is more. A picture that needs more is decoded alone."""
 
-_MEMORY = budgets.Budget(DECODING_BYTES)
+_MEMORY = budgets.Budget(max(DECODING_BYTES, DECODING_BYTES_A_CORE * (os.cpu_count() or 1)))
 _JPEG = {"JPEG", "MPO"}
 """Pillow's names for a JPEG: of one picture, and of several in one file, as phones write it."""
 _OWN_PICTURE = {"WEBP", "AVIF", "HEIF"}
@@ -67,13 +69,21 @@ def decode(data: bytes, *, size: int, max_pixels: int) -> Picture:
 
 
 def stretched(pixels: Pixels, size: int) -> Pixels:
-    """(3, size, size) of (height, width, 3)."""
+    """(3, size, size) of (height, width, 3).
+
+    Raises:
+        TransientError: no memory left for it now.
+    """
     # Torch does what Pillow does, to one level of 255, in a fifth of the time. Who decodes embeds, and so has torch;
     # who only imports this module need not pay for it.
     import torch
 
     whole = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
-    resized = torch.nn.functional.interpolate(whole, (size, size), mode="bilinear", antialias=True)
+    try:
+        resized = torch.nn.functional.interpolate(whole, (size, size), mode="bilinear", antialias=True)
+    except RuntimeError as error:
+        # What torch raises for want of memory.
+        raise errors.TransientError(f"A picture of {pixels.shape} cannot be resized: {error}") from error
     return np.ascontiguousarray(resized[0].numpy())
 
 
@@ -133,35 +143,46 @@ def _opened(data: bytes, least: _Size, max_pixels: int) -> Iterator[tuple[Pixels
                 f"{width}×{height} pixels are more than DEDUP_MAX_PHOTO_PIXELS={max_pixels}; "
                 "upload a smaller photo or raise the limit.",
             )
-        picture_format, full_pixels = image.format or "unknown", width * height
-        if (orientation := _orientation(image)) in {5, 6, 7, 8}:
-            width, height = height, width
-        found = picture_format, (width, height)
+        picture_format = image.format or "unknown"
+        coefficients = _coefficients(data, image) if picture_format in _JPEG else 0
         if picture_format in _JPEG and image.mode in {"RGB", "L"}:
             image.draft(image.mode, least)
-            with _MEMORY.hold(_turbo_bytes(image, full_pixels, orientation)):
-                if (pixels := _turbo(data, image.size, orientation)) is not None:
-                    yield pixels, *found
-                    return
+            if image.size == (width, height):
+                # Pixels, what turns them, and an image made of them.
+                with _MEMORY.hold(8 * width * height + coefficients):
+                    orientation = _orientation(image)
+                    if (pixels := _turbo(data, image.size, orientation)) is not None:
+                        yield pixels, picture_format, _turned(image.size, orientation)
+                        return
         # A few large pictures at a time would take a worker's memory, and its other photos with it.
-        with _MEMORY.hold(_bytes(image, full_pixels, least)):
+        with _MEMORY.hold(_bytes(image, least) + coefficients):
             image.load()
+            # Only now: a PNG decodes all of itself to tell it.
+            size = _turned((width, height), _orientation(image))
             # Once more for what has colours to be averaged only now, such as a palette's.
             rgb = _reduced(_rgb(_upright(_reduced(image, least))), least)
-            yield np.array(rgb), *found
+            yield np.array(rgb), picture_format, size
 
 
 def _turbo(data: bytes, size: _Size, orientation: int) -> Pixels | None:
-    """Bit for bit what Pillow makes of a JPEG, sooner; None where it is damaged, which Pillow judges."""
-    least = {"min_width": size[0], "min_height": size[1]}
+    """Bit for bit what Pillow's own libjpeg-turbo makes of a JPEG, sooner; None where Pillow is to judge it.
+
+    Never at a fraction of its size: of a lossless JPEG, which has none, libjpeg-turbo writes all pixels, and simplejpeg
+    has room for the fraction only.
+    """
     try:
         # Of the size that the limit was checked for, or not at all.
-        if simplejpeg.decode_jpeg_header(data, **least)[:2] != size[::-1]:
+        if simplejpeg.decode_jpeg_header(data)[:2] != size[::-1]:
             return None
-        pixels: Pixels = simplejpeg.decode_jpeg(data, **least)
-    except ValueError:
+        pixels: Pixels = simplejpeg.decode_jpeg(data)
+    except (KeyError, RuntimeError, ValueError):
+        # Damaged, or of a subsampling that it does not know.
         return None
     return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
+
+
+def _turned(size: _Size, orientation: int) -> _Size:
+    return size[::-1] if orientation in {5, 6, 7, 8} else size
 
 
 _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
@@ -176,24 +197,24 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 """What makes a picture upright, by its orientation."""
 
 
-def _turbo_bytes(image: Image.Image, full_pixels: int, orientation: int) -> int:
-    """About what `_turbo` takes at its peak; the image's size is that of its draft."""
-    return (8 if orientation in _TURNS else 5) * image.width * image.height + _coefficients(
-        image, full_pixels
-    )
+def _coefficients(data: bytes, image: Image.Image) -> int:
+    """What a JPEG keeps until its last scan, if it has several: coefficients of its full size, two bytes each."""
+    place = 2
+    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    bands = len(image.getbands())
+    # A scan's header tells how many components it holds; one that holds them all is the only one, unless progressive.
+    if data[place + 4 : place + 5] == bytes([bands]) and not image.info.get("progressive"):
+        return 0
+    return 2 * bands * image.width * image.height
 
 
-def _coefficients(image: Image.Image, full_pixels: int) -> int:
-    """A progressive JPEG keeps those of its full size, two bytes each, until its last scan."""
-    return 2 * len(image.getbands()) * full_pixels if image.info.get("progressive") else 0
-
-
-def _bytes(image: Image.Image, full_pixels: int, least: _Size) -> int:
-    """About what decoding by Pillow takes at its peak. A JPEG's size is that of its draft by now."""
+def _bytes(image: Image.Image, least: _Size) -> int:
+    """About what decoding by Pillow takes at its peak, beside a JPEG's coefficients. Its size is that of its draft."""
     pixels = image.width * image.height
     if image.format in _JPEG:
         # Its picture, one that is upright or of other colours, and its copies for torch.
-        return 21 * pixels + _coefficients(image, full_pixels)
+        return 21 * pixels
     decoders = 8 if image.format in _OWN_PICTURE else 0
     if _factor(image, least) < 2 and (image.has_transparency_data or image.mode in {"I", "F"}):
         # Upright, with its transparency as a channel, laid on paper, as RGB; or its numbers scaled as floats.

@@ -26,7 +26,7 @@ from core.learning import drawings
 BATCH = 32
 MAX_PIXELS = 100_000_000
 _CHUNK = 256
-_VERSION = 2
+_VERSION = 3
 """Of what is kept and how pictures are decoded: raised with either, so that nothing old is read."""
 
 Progress = Callable[[int, int], None]

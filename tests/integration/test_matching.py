@@ -60,7 +60,14 @@ def test_only_what_readers_may_have_seen_waits_for_the_disk(
     with base.transaction() as connection:
         matching.match(connection, property_id, photos[0].photo_id, BUNDLES, 50)
         waits.append(_waits_for_the_disk(connection))
-    assert waits == ["off", "off", "on", "on"]
+    # Nothing is flagged by it, but that it was applied is told to whoever gave it.
+    verdict(base, photos[0], photos[1], duplicate=False)
+    photo = apply(base, event(property_id, "d", at=3)).photo
+    assert embed(base, photo, vector(0, 0, 1))
+    with base.transaction() as connection:
+        matching.match(connection, property_id, photo.photo_id, BUNDLES, 50)
+        waits.append(_waits_for_the_disk(connection))
+    assert waits == ["off", "off", "on", "on", "on"]
     assert flags(base, property_id) == {"c": "a"}
     with base.transaction() as connection:
         assert _waits_for_the_disk(connection) == "on"

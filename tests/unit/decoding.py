@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import struct
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -60,6 +61,7 @@ def _kinds() -> Iterator[tuple[str, bytes]]:
         ("AVIF", rgb, {"speed": 10, "subsampling": "4:4:4"}),
         ("AVIF", alpha, {"speed": 10}),
     ]
+    yield "JPEG of three scans", jpeg(*SIZE, scans=3)
     for format_name, image, options in chosen:
         buffer = io.BytesIO()
         image.save(buffer, format_name, **options)
@@ -72,6 +74,42 @@ def damaged(jpeg: bytes) -> bytes:
     """A JPEG with a marker amid its data: libjpeg warns, and Pillow takes it."""
     middle = len(jpeg) // 2
     return jpeg[:middle] + b"\xff\xd3" + jpeg[middle:]
+
+
+def jpeg(
+    width: int, height: int, *, samplings: tuple[int, int, int] = (0x11, 0x11, 0x11), scans: int = 1
+) -> bytes:
+    """A grey JPEG, in one scan or one for each of its three components; samplings as in its header (ITU T.81)."""
+    frame = struct.pack(">BHHB", 8, height, width, 3)
+    frame += b"".join(bytes([number, sampling, 0]) for number, sampling in enumerate(samplings, 1))
+    table = bytes([1, *([0] * 15), 0])
+    parts = [_segment(0xDB, b"\0" + b"\x10" * 64), _segment(0xC0, frame)]
+    parts += [_segment(0xC4, bytes([kind]) + table) for kind in (0x00, 0x10)]
+    across, down = max(sampling >> 4 for sampling in samplings), max(sampling & 15 for sampling in samplings)
+    # Each block is two bits of the tables above: no difference of brightness, and no more.
+    if scans == 1:
+        blocks = -(-width // (8 * across)) * -(-height // (8 * down))
+        blocks *= sum((sampling >> 4) * (sampling & 15) for sampling in samplings)
+        parts += [_segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 0, 63, 0])), bytes(-(-blocks // 4))]
+    else:
+        for number, sampling in enumerate(samplings, 1):
+            own_width = -(-width * (sampling >> 4) // across)
+            own_height = -(-height * (sampling & 15) // down)
+            blocks = -(-own_width // 8) * -(-own_height // 8)
+            parts += [_segment(0xDA, bytes([1, number, 0, 0, 63, 0])), bytes(-(-blocks // 4))]
+    return b"\xff\xd8" + b"".join(parts) + b"\xff\xd9"
+
+
+def lossless_jpeg(width: int, height: int) -> bytes:
+    """A lossless JPEG (SOF3 of ITU T.81) of three components, each pixel as predicted."""
+    frame = struct.pack(">BHHB", 8, height, width, 3) + b"".join(bytes([n, 0x11, 0]) for n in (1, 2, 3))
+    table = _segment(0xC4, bytes([0, 1, *([0] * 15), 0]))
+    scan = _segment(0xDA, bytes([3, 1, 0, 2, 0, 3, 0, 1, 0, 0])) + bytes(-(-3 * width * height // 8))
+    return b"\xff\xd8" + _segment(0xC3, frame) + table + scan + b"\xff\xd9"
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(body) + 2) + body
 
 
 def _measure(data: bytes) -> dict[str, int]:

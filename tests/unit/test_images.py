@@ -11,7 +11,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from core import errors, images
 from tests.unit import decoding
@@ -140,13 +140,10 @@ def test_jpegs_have_the_pixels_that_pillow_gives_them(
     image = noise(size).convert(mode)
     for options in ({}, {"progressive": True}, {"quality": 60}, {"keep_rgb": True}):
         data = encode(image, "JPEG", subsampling=0 if options.get("keep_rgb") else subsampling, **options)
-        for least in (10, 200, 5000):
-            slow = Image.open(io.BytesIO(data))
-            slow.draft(mode, (least, least))
-            assert images._turbo(data, slow.size, 1) is not None
-            with images._opened(data, (least, least), LIMIT) as (pixels, _, full):
-                assert np.array_equal(pixels, np.asarray(slow.convert("RGB")))
-                assert full == size
+        assert images._turbo(data, size, 1) is not None
+        with images._opened(data, (5000, 5000), LIMIT) as (pixels, _, full):
+            assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")))
+            assert full == size
 
 
 def noise(size: tuple[int, int]) -> Image.Image:
@@ -170,6 +167,48 @@ def test_a_jpeg_that_is_merely_damaged_is_taken_as_pillow_takes_it() -> None:
     assert images._turbo(data, (333, 251), 1) is None
     with images._opened(data, (5000, 5000), LIMIT) as (pixels, _, _):
         assert np.array_equal(pixels, np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_subsampling_that_only_pillow_knows() -> None:
+    data = decoding.jpeg(64, 64, samplings=(0x14, 0x11, 0x11))
+    assert images._turbo(data, (64, 64), 1) is None
+    assert decode(data).pixels.shape == (3, SIZE, SIZE)
+
+
+def test_a_lossless_jpeg_harms_nobody() -> None:
+    """libjpeg-turbo writes all its pixels, whatever fraction it was asked for."""
+    code = (
+        "import contextlib; from core import errors, images; from tests.unit import decoding\n"
+        "with contextlib.suppress(errors.PermanentError):\n"
+        "    images.decode(decoding.lossless_jpeg(400, 400), size=32, max_pixels=10**6)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_png_data_is_decoded_within_the_memory_held_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    hold, load = images._MEMORY.hold, PngImagePlugin.PngImageFile.load
+
+    def holding(amount: int) -> contextlib.AbstractContextManager[bool]:
+        seen.append("hold")
+        return hold(amount)
+
+    def loading(self: PngImagePlugin.PngImageFile) -> object:
+        seen.append("load")
+        return load(self)
+
+    monkeypatch.setattr(images._MEMORY, "hold", holding)
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", loading)
+    decode(encode(half_and_half(), "PNG"))
+    assert seen[:2] == ["hold", "load"]
+
+
+def test_a_png_that_breaks_off_amid_its_pixels_is_corrupt() -> None:
+    data = bytearray(encode(noise((300, 200)), "PNG"))
+    middle = len(data) // 2
+    data[middle : middle + 500] = bytes(500)
+    assert reason(bytes(data)) == "corrupt"
 
 
 def test_a_jpeg_of_another_size_than_was_allowed_is_not_decoded() -> None:
@@ -245,9 +284,9 @@ def test_who_only_imports_it_needs_no_torch() -> None:
 @pytest.mark.parametrize(
     ("format_name", "options", "at_least", "at_most"),
     [
-        ("JPEG", {}, 5 * 12, 5 * 12),  # a quarter of each side
-        ("MPO", {"save_all": True, "append_images": [half_and_half()]}, 5 * 12, 5 * 12),
-        ("JPEG", {"progressive": True}, 6 * 192, 7 * 192),
+        ("JPEG", {}, 21 * 12, 21 * 12),  # a quarter of each side
+        ("MPO", {"save_all": True, "append_images": [half_and_half()]}, 21 * 12, 21 * 12),
+        ("JPEG", {"progressive": True}, 6 * 192, 8 * 192),
         ("PNG", {}, 22 * 192, 22 * 192),
     ],
 )

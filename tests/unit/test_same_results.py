@@ -94,7 +94,7 @@ def compare(source: weights.Weights, albums: Albums) -> int:
 def variants(subject: str) -> list[bytes]:
     """A picture as an agency uploads it again: larger; cropped and brighter. Both are decoded at a fraction."""
     image = pictures._draw(subject).convert("RGB")
-    width, height = 3600, 2700
+    width, height = 3720, 2790
     large = image.resize((width, height), Image.Resampling.BICUBIC)
     cropped = large.crop((60, 40, width - 60, height - 40))
     made = [large, ImageEnhance.Brightness(cropped).enhance(1.1)]
