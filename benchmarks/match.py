@@ -4,8 +4,9 @@
 embeddings of which one in ten is a near copy of another of its property, so that pairs are stored and groups formed.
 Timed is `core.matching.match` with its transaction, by a pool of one connection as the match worker has it: the first
 match of random photos, which writes pairs and flags, of properties that were read once before ("warm"). In the same
-run: properties of 10 to 5,000 photos in the largest table, a property whose photos are all alike, and the exact scan
-against an HNSW index of the same rows with the same filter.
+run: a transaction of one empty statement, which tells how fast the machine answers at the time; properties of 10 to
+5,000 photos in the largest table, a property whose photos are all alike, and the exact scan against an HNSW index of
+the same rows with the same filter.
 
 Disk: 8.5 kB a photo. The HNSW part has 20,000 rows.
 """
@@ -127,6 +128,16 @@ class Table:
                 matching.match(connection, *photo, self._bundles, NEIGHBOURS)
 
         return timed(one, photos, lambda: self._forget_matches(photos))
+
+    def nothing(self, photos: Sequence[Photo]) -> Milliseconds:
+        """How long a transaction of one empty statement takes as often: what round trips cost on this machine now."""
+
+        def one(photo: Photo) -> None:
+            del photo
+            with self.base.transaction() as connection:
+                connection.execute("SELECT 1")
+
+        return timed(one, photos)
 
     def _forget_matches(self, photos: Sequence[Photo]) -> None:
         """Make what comes next the first match of these photos."""
@@ -260,7 +271,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with contextlib.closing(Table(folder)) as table:
             for count in sorted(photos):
                 table.fill(count - table.photos, PROPERTY_PHOTOS, f"table-{count}")
-                rows.append(table.row("match", PROPERTY_PHOTOS, table.match(table.some(matches, "table-"))))
+                some = table.some(matches, "table-")
+                rows.append(table.row("match", PROPERTY_PHOTOS, table.match(some)))
+                print(rows[-1], file=sys.stderr)
+                rows.append(table.row("SELECT 1 and its commit", PROPERTY_PHOTOS, table.nothing(some)))
                 print(rows[-1], file=sys.stderr)
             for size in sizes:
                 table.fill(max(size, 1_000), size, f"size-{size}")

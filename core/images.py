@@ -34,6 +34,9 @@ where that is more. A picture that needs more is decoded alone."""
 _MEMORY = budgets.Budget(max(DECODING_BYTES, DECODING_BYTES_A_CORE * (os.cpu_count() or 1)))
 _JPEG = {"JPEG", "MPO"}
 """Pillow's names for a JPEG: of one picture, and of several in one file, as phones write it."""
+_SCAN = 0xDA
+_FRAMES, _LOSSLESS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, {0xC3, 0xC7, 0xCB, 0xCF}
+"""Markers in a JPEG (ITU T.81, table B.1): of a scan, of frames, and of those that have no fraction of their size."""
 _OWN_PICTURE = {"WEBP", "AVIF", "HEIF"}
 """Formats whose decoders keep pictures of their own beside Pillow's."""
 _SCALED_TIMES = 6
@@ -144,9 +147,12 @@ def _opened(data: bytes, least: _Size, max_pixels: int) -> Iterator[tuple[Pixels
                 "upload a smaller photo or raise the limit.",
             )
         picture_format = image.format or "unknown"
-        coefficients = _coefficients(data, image) if picture_format in _JPEG else 0
-        if picture_format in _JPEG and image.mode in {"RGB", "L"}:
-            image.draft(image.mode, least)
+        is_jpeg = picture_format in _JPEG
+        frame, scan = _frame(data) if is_jpeg else (0, 0)
+        coefficients = _coefficients(image, scan) if is_jpeg else 0
+        if is_jpeg and image.mode in {"RGB", "L"}:
+            if frame not in _LOSSLESS:
+                image.draft(image.mode, least)
             if image.size == (width, height):
                 # Pixels, what turns them, and an image made of them.
                 with _MEMORY.hold(8 * width * height + coefficients):
@@ -176,7 +182,7 @@ def _turbo(data: bytes, size: _Size, orientation: int) -> Pixels | None:
             return None
         pixels: Pixels = simplejpeg.decode_jpeg(data)
     except (KeyError, RuntimeError, ValueError):
-        # Damaged, or of a subsampling that it does not know.
+        # Damaged, be it so that Pillow only warns, or of a subsampling that it does not know.
         return None
     return np.ascontiguousarray(_TURNS[orientation](pixels)) if orientation in _TURNS else pixels
 
@@ -197,14 +203,24 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 """What makes a picture upright, by its orientation."""
 
 
-def _coefficients(data: bytes, image: Image.Image) -> int:
+def _frame(data: bytes) -> tuple[int, int]:
+    """Marker of a JPEG's frame, and how many components its first scan holds (ITU T.81, B.2); 0: not found."""
+    place, frame = 2, 0
+    while place + 4 < len(data) and data[place] == 0xFF and (marker := data[place + 1]) != _SCAN:
+        if marker == 0xFF:
+            place += 1  # may fill the space before a marker
+        elif 0xD0 <= marker <= 0xD9:
+            place += 2
+        else:
+            frame = marker if marker in _FRAMES else frame
+            place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+    return frame, data[place + 4] if data[place : place + 2] == bytes([0xFF, _SCAN]) else 0
+
+
+def _coefficients(image: Image.Image, scan: int) -> int:
     """What a JPEG keeps until its last scan, if it has several: coefficients of its full size, two bytes each."""
-    place = 2
-    while data[place : place + 1] == b"\xff" and data[place + 1 : place + 2] != b"\xda":
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     bands = len(image.getbands())
-    # A scan's header tells how many components it holds; one that holds them all is the only one, unless progressive.
-    if data[place + 4 : place + 5] == bytes([bands]) and not image.info.get("progressive"):
+    if scan == bands and not image.info.get("progressive"):
         return 0
     return 2 * bands * image.width * image.height
 

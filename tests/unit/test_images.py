@@ -175,15 +175,24 @@ def test_a_subsampling_that_only_pillow_knows() -> None:
     assert decode(data).pixels.shape == (3, SIZE, SIZE)
 
 
-def test_a_lossless_jpeg_harms_nobody() -> None:
-    """libjpeg-turbo writes all its pixels, whatever fraction it was asked for."""
+def test_a_lossless_jpeg_is_decoded_whole() -> None:
+    """It has no fraction of its size: libjpeg-turbo writes all pixels, whatever it was asked for."""
     code = (
-        "import contextlib; from core import errors, images; from tests.unit import decoding\n"
-        "with contextlib.suppress(errors.PermanentError):\n"
-        "    images.decode(decoding.lossless_jpeg(400, 400), size=32, max_pixels=10**6)\n"
+        "from core import images; from tests.unit import decoding\n"
+        "images.decode(decoding.lossless_jpeg(400, 400), size=32, max_pixels=10**6)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("inserted", [b"", b"\xff", b"\xff\xd0"])
+def test_coefficients_of_several_scans_are_counted_whatever_stands_between(inserted: bytes) -> None:
+    for scans, expected in ((1, 0), (3, 2 * 3 * 400 * 400)):
+        plain = decoding.jpeg(400, 400, scans=scans)
+        data = plain[:2] + inserted + plain[2:]
+        image = Image.open(io.BytesIO(data))
+        frame, scan = images._frame(data)
+        assert (frame, images._coefficients(image, scan)) == (0xC0, expected)
 
 
 def test_png_data_is_decoded_within_the_memory_held_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
