@@ -35,8 +35,8 @@ _MEMORY = budgets.Budget(max(DECODING_BYTES, DECODING_BYTES_A_CORE * (os.cpu_cou
 _JPEG = {"JPEG", "MPO"}
 """Pillow's names for a JPEG: of one picture, and of several in one file, as phones write it."""
 _SCAN = 0xDA
-_FRAMES, _LOSSLESS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}, {0xC3, 0xC7, 0xCB, 0xCF}
-"""Markers in a JPEG (ITU T.81, table B.1): of a scan, of frames, and of those that have no fraction of their size."""
+_LOSSLESS = {0xC3, 0xC7, 0xCB, 0xCF}
+"""Markers in a JPEG (ITU T.81, table B.1): of a scan, and of frames that have no fraction of their size."""
 _OWN_PICTURE = {"WEBP", "AVIF", "HEIF"}
 """Formats whose decoders keep pictures of their own beside Pillow's."""
 _SCALED_TIMES = 6
@@ -148,10 +148,10 @@ def _opened(data: bytes, least: _Size, max_pixels: int) -> Iterator[tuple[Pixels
             )
         picture_format = image.format or "unknown"
         is_jpeg = picture_format in _JPEG
-        frame, scan = _frame(data) if is_jpeg else (0, 0)
+        lossless, scan = _header(data) if is_jpeg else (False, 0)
         coefficients = _coefficients(image, scan) if is_jpeg else 0
         if is_jpeg and image.mode in {"RGB", "L"}:
-            if frame not in _LOSSLESS:
+            if not lossless:
                 image.draft(image.mode, least)
             if image.size == (width, height):
                 # Pixels, what turns them, and an image made of them.
@@ -203,18 +203,18 @@ _TURNS: dict[int, Callable[[Pixels], Pixels]] = {
 """What makes a picture upright, by its orientation."""
 
 
-def _frame(data: bytes) -> tuple[int, int]:
-    """Marker of a JPEG's frame, and how many components its first scan holds (ITU T.81, B.2); 0: not found."""
-    place, frame = 2, 0
+def _header(data: bytes) -> tuple[bool, int]:
+    """Whether a JPEG is lossless, and how many components its first scan holds (ITU T.81, B.2); 0: not found."""
+    place, lossless = 2, False
     while place + 4 < len(data) and data[place] == 0xFF and (marker := data[place + 1]) != _SCAN:
         if marker == 0xFF:
             place += 1  # may fill the space before a marker
         elif 0xD0 <= marker <= 0xD9:
             place += 2
         else:
-            frame = marker if marker in _FRAMES else frame
+            lossless = lossless or marker in _LOSSLESS
             place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return frame, data[place + 4] if data[place : place + 2] == bytes([0xFF, _SCAN]) else 0
+    return lossless, data[place + 4] if data[place : place + 2] == bytes([0xFF, _SCAN]) else 0
 
 
 def _coefficients(image: Image.Image, scan: int) -> int:

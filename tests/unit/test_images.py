@@ -191,8 +191,10 @@ def test_coefficients_of_several_scans_are_counted_whatever_stands_between(inser
         plain = decoding.jpeg(400, 400, scans=scans)
         data = plain[:2] + inserted + plain[2:]
         image = Image.open(io.BytesIO(data))
-        frame, scan = images._frame(data)
-        assert (frame, images._coefficients(image, scan)) == (0xC0, expected)
+        lossless, scan = images._header(data)
+        assert (lossless, images._coefficients(image, scan)) == (False, expected)
+    lossless_jpeg = decoding.lossless_jpeg(400, 400)
+    assert images._header(lossless_jpeg[:2] + inserted + lossless_jpeg[2:]) == (True, 3)
 
 
 def test_png_data_is_decoded_within_the_memory_held_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
