@@ -91,10 +91,11 @@ def describe(a: Floats, b: Floats) -> Floats:
 
 
 def _describe(a: Floats, b: Floats) -> Floats:
-    # (n, cells of b, cells of a): what is taken over neighbours in b then runs along whole rows of memory.
+    # (n, cells of b, cells of a) and turned about: what is taken over cells then runs along whole rows of memory.
     likeness = b @ a.transpose(0, 2, 1)
+    turned_about = np.ascontiguousarray(likeness.transpose(0, 2, 1))
     count = len(likeness)
-    there, back = likeness.max(axis=1), likeness.max(axis=2)
+    there, back = likeness.max(axis=1), turned_about.max(axis=1)
     flat = likeness.reshape(count, -1)
     # Mutual: no other cell is more alike, seen from either side. Cells that are exactly alike (a blank picture) all
     # match each other; what they vote is bounded below.
@@ -103,7 +104,7 @@ def _describe(a: Floats, b: Floats) -> Floats:
     pair, match = found // CELLS**2, found % CELLS**2
     weight = flat[pair, match] / CELLS
     # The best of those next to a cell, looked for in either photo: which one comes first must not matter.
-    near: Floats = _near(likeness) @ _IN_PLACE + _near(likeness.transpose(0, 2, 1)) @ _IN_PLACE_BACK
+    near: Floats = _near(likeness) @ _IN_PLACE + _near(turned_about) @ _IN_PLACE_BACK
     near *= 0.5
     measures: list[npt.NDArray[np.floating]] = [_votes(count, pair, match, weight), flat @ _IN_PLACE, near]
     columns = [
@@ -121,17 +122,18 @@ def _votes(
     count: int, pair: npt.NDArray[np.int64], match: npt.NDArray[np.int64], weight: npt.NDArray[np.floating]
 ) -> Floats:
     """(count, 8): the share of cells whose mutual matches agree on a displacement, to one cell's breadth."""
-    symmetries = 2 * _TURNS
-    bins = _DISPLACEMENTS[match] + ((pair * symmetries)[:, None] + np.arange(symmetries)) * _SPAN**2
-    counted = np.bincount(bins.ravel(), np.repeat(weight, symmetries), count * symmetries * _SPAN**2)
-    votes: Floats = counted.astype(np.float32).reshape(count * symmetries, _SPAN, _SPAN)
+    # (displacements, pairs and symmetries): neighbouring displacements are then added by whole rows of memory.
+    columns = count * 2 * _TURNS
+    bins = _DISPLACEMENTS[match] * columns + (pair * 2 * _TURNS)[:, None] + np.arange(2 * _TURNS)
+    counted = np.bincount(bins.ravel(), np.repeat(weight, 2 * _TURNS), _SPAN**2 * columns)
+    votes: Floats = counted.astype(np.float32).reshape(_SPAN, _SPAN, columns)
     rows = votes.copy()
-    rows[:, 1:] += votes[:, :-1]
-    rows[:, :-1] += votes[:, 1:]
+    rows[1:] += votes[:-1]
+    rows[:-1] += votes[1:]
     both = rows.copy()
-    both[:, :, 1:] += rows[:, :, :-1]
-    both[:, :, :-1] += rows[:, :, 1:]
-    result: Floats = np.minimum(both.reshape(count, symmetries, -1).max(axis=2), 1.0)
+    both[:, 1:] += rows[:, :-1]
+    both[:, :-1] += rows[:, 1:]
+    result: Floats = np.minimum(both.max(axis=(0, 1)), 1.0).reshape(count, 2 * _TURNS)
     return result
 
 
