@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -61,14 +62,56 @@ def match(
         TransientError: a model's bundle cannot be had yet.
         ConfigurationError: the active model's bundle cannot be read.
     """
-    photo = {"property_id": property_id, "photo_id": photo_id}
     with connection.pipeline():
         database.execute(connection, "lock_property", property_id=property_id)
-        locked = database.execute(connection, "lock_embedded", **photo)
-        near = database.execute_binary(connection, "neighbours", **photo, limit=neighbours)
-    by_model = near.fetchall()
-    if locked.fetchone() is None or not by_model:
-        return 0
+        locked = database.execute(connection, "lock_embedded", property_id=property_id, photo_ids=[photo_id])
+        near = database.execute_binary(
+            connection, "neighbours", property_id=property_id, photo_id=photo_id, limit=neighbours
+        )
+    pairs = _match(connection, property_id, locked.fetchall(), near.fetchall(), bundles)
+    return pairs.get(photo_id, 0)
+
+
+def match_together(
+    connection: database.Connection,
+    property_id: str,
+    photo_ids: Sequence[int],
+    bundles: Bundles,
+    neighbours: int,
+) -> dict[int, int] | None:
+    """As `match`, of several photos of a property in one go, where each is a neighbour of all others anyway.
+
+    Its embeddings are then read once, and its flags rewritten once.
+
+    Returns:
+        As `match`, by photo; None, and nothing is done, if the property has more than `neighbours` other photos.
+
+    Raises:
+        TransientError, ConfigurationError: as `match`.
+    """
+    photos = {"property_id": property_id, "photo_ids": list(photo_ids)}
+    with connection.pipeline():
+        database.execute(connection, "lock_property", property_id=property_id)
+        locked = database.execute(connection, "lock_embedded", **photos)
+        every = database.execute_binary(connection, "everybody", **photos, limit=neighbours + 1)
+    by_model = every.fetchall()
+    if any(len(found["photo_ids"]) > neighbours + 1 for found in by_model):
+        return None
+    return _match(connection, property_id, locked.fetchall(), by_model, bundles)
+
+
+def _match(
+    connection: database.Connection,
+    property_id: str,
+    locked: list[database.Row],
+    by_model: list[database.Row],
+    bundles: Bundles,
+) -> dict[int, int]:
+    """`locked`: rows of the photos to be matched; `by_model`: those of ``neighbours`` or ``everybody``."""
+    embedded = {photo_id for found in by_model for photo_id in found["photo_ids"]}
+    wanted = [row["id"] for row in locked if row["id"] in embedded]
+    if not wanted:
+        return {}
     compared, whole = [], True
     for found in by_model:
         model_id = found["model_id"]
@@ -81,79 +124,82 @@ def match(
             log.warning("candidate_not_matched", model=model_id, error=str(error))
             whole = False
         else:
-            compared.append(_compare(property_id, photo_id, found, decider))
+            compared.append(_compare(property_id, wanted, found, decider))
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:
-            one.write(connection, property_id, photo_id)
-        marked = database.execute(connection, "matched", **photo) if whole else None
-        # A crash that takes all of it along leaves the photo unmatched, and the sweep sees that.
+            one.write(connection)
+        marked = (
+            database.execute(connection, "matched", property_id=property_id, photo_ids=wanted)
+            if whole
+            else None
+        )
+        # A crash that takes all of it along leaves the photos unmatched, and the sweep sees that.
         database.execute(connection, "commit_without_waiting")
         record = _Record.asked(connection, property_id)
     _, changed = _regroup(connection, property_id, record)
-    done = None if marked is None else marked.fetchone()
-    if done is not None:
-        observations.tell(observations.PhotoMatched(done["age_seconds"]))
-    if done is None or changed:
+    done = [] if marked is None else marked.fetchall()
+    for row in done:
+        observations.tell(observations.PhotoMatched(row["age_seconds"]))
+    if len(done) < len(wanted) or changed:
         # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
         database.execute(connection, "commit_waiting")
-    return sum(len(one.kept) for one in compared)
+    return {
+        photo_id: sum(photo_id in {pair["photo_a"], pair["photo_b"]} for one in compared for pair in one.kept)
+        for photo_id in wanted
+    }
 
 
 @dataclasses.dataclass(frozen=True)
 class _Compared:
-    """What a model makes of a photo and its neighbours: the pairs it keeps, and those on record that are none now."""
+    """What a model makes of photos and their neighbours: the pairs it keeps, and those on record that are none now."""
 
-    model_id: str
     kept: list[database.Row]
-    others_not: list[int]
+    dropped: list[database.Row]
 
-    def write(self, connection: database.Connection, property_id: str, photo_id: int) -> None:
-        if self.others_not:
+    def write(self, connection: database.Connection) -> None:
+        if self.dropped:
             # Of bytes that were replaced with no event to tell.
-            database.execute(
-                connection,
-                "drop_pairs_between",
-                property_id=property_id,
-                photo_id=photo_id,
-                model_id=self.model_id,
-                others=self.others_not,
-            )
+            database.execute_many(connection, "drop_pair", self.dropped)
         if self.kept:
             database.execute_many(connection, "store_pair", self.kept)
 
 
-def _compare(property_id: str, photo_id: int, found: database.Row, decider: Decider) -> _Compared:
-    """By one model: `found` is its row of `neighbours`."""
-    model_id, on_record = found["model_id"], set(found["on_record"])
-    ids = np.array(found["photo_ids"])
-    others = ids[ids != photo_id].tolist()
-    if not others:
-        return _Compared(model_id, [], [])
+def _compare(property_id: str, wanted: Sequence[int], found: database.Row, decider: Decider) -> _Compared:
+    """By one model: `found` is its row of ``neighbours`` or ``everybody``. Each pair once."""
+    model_id, ids = found["model_id"], found["photo_ids"]
+    on_record = set(zip(found["on_record"][::2], found["on_record"][1::2], strict=True))
+    places = {photo_id: place for place, photo_id in enumerate(ids)}
+    own = [photo_id for photo_id in wanted if photo_id in places]
+    # Those to be matched first: each is compared with all that come after it.
+    order = own + [photo_id for photo_id in ids if photo_id not in wanted]
     halves = database.halfvecs(found["embeddings"], len(ids))
-    vector = halves[ids == photo_id].astype(np.float32)
-    vectors = halves[ids != photo_id].astype(np.float32)
-    similarities = vectors @ vector[0]
-    scores = decider.classifier.score(vector, vectors)
-    observations.tell(observations.PairsScored(model_id, scores))
-    kept, others_not = [], []
-    for other, similarity, score in zip(others, similarities, scores, strict=True):
-        if score < found["review_threshold"]:
-            if other in on_record:
-                others_not.append(other)
-            continue
-        photo_a, photo_b = groups.pair(photo_id, other)
-        kept.append(
-            {
+    vectors = halves[[places[photo_id] for photo_id in order]].astype(np.float32)
+    compared = _Compared([], [])
+    for place, photo_id in enumerate(own):
+        others = order[place + 1 :]
+        if not others:
+            break
+        vector, rest = vectors[place : place + 1], vectors[place + 1 :]
+        similarities = rest @ vector[0]
+        scores = decider.classifier.score(vector, rest)
+        observations.tell(observations.PairsScored(model_id, scores))
+        for other, similarity, score in zip(others, similarities, scores, strict=True):
+            photo_a, photo_b = groups.pair(photo_id, other)
+            kept = score >= found["review_threshold"]
+            if not kept and (photo_a, photo_b) not in on_record:
+                continue
+            pair = {
                 "property_id": property_id,
                 "photo_a": photo_a,
                 "photo_b": photo_b,
                 "model_id": model_id,
-                "similarity": float(similarity),
-                "score": float(score),
             }
-        )
-    return _Compared(model_id, kept, others_not)
+            if kept:
+                compared.kept.append(pair | {"similarity": float(similarity), "score": float(score)})
+            else:
+                compared.dropped.append(pair)
+    return compared
 
 
 def regroup(connection: database.Connection, property_id: str) -> str | None:

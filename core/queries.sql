@@ -192,15 +192,16 @@ WHERE photo.property_id = chosen.property_id AND photo.id = chosen.id
 RETURNING photo.property_id, photo.id, photo.revision, photo.status, photo.postponed, chosen.updated_at AS waits_since;
 
 -- name: lock_embedded
--- Whoever stores a further embedding of the photo waits, so that "matched" never speaks of one that was not seen.
+-- Whoever stores a further embedding of these photos waits, so that "matched" never speaks of one that was not seen.
 SELECT id FROM photo
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded'
+WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded'
+ORDER BY id
 FOR NO KEY UPDATE;
 
 -- name: neighbours
 -- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
--- a row a model. In one value, since the server sends rows of eight kilobytes one by one. With which photos it has a
--- pair on record.
+-- a row a model. In one value, since the server sends rows of eight kilobytes one by one. And between whom its pairs on
+-- record are, one after the other.
 SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
     SELECT unnest(ARRAY[photo_a, photo_b])
     FROM pair
@@ -221,6 +222,31 @@ CROSS JOIN LATERAL (
 WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s
 ORDER BY own.model_id;
 
+-- name: everybody
+-- As neighbours, of several photos: whom each live model that has embedded one of them has embedded in the property. Of
+-- more than `limit` photos one more than that, no matter which.
+SELECT model.id AS model_id, model.review_threshold, model.status, everybody.photo_ids, everybody.embeddings, ARRAY(
+    SELECT unnest(ARRAY[photo_a, photo_b])
+    FROM pair
+    WHERE property_id = %(property_id)s AND model_id = model.id
+      AND (photo_a = ANY(%(photo_ids)s) OR photo_b = ANY(%(photo_ids)s))
+) AS on_record
+FROM model
+CROSS JOIN LATERAL (
+    SELECT array_agg(photo_id) AS photo_ids, string_agg(halfvec_send(embedding), '') AS embeddings
+    FROM (
+        SELECT photo_id, embedding
+        FROM photo_embedding
+        WHERE property_id = %(property_id)s AND model_id = model.id
+        LIMIT %(limit)s + 1
+    ) AS embedded
+) AS everybody
+WHERE model.status <> 'retired' AND EXISTS (
+    SELECT FROM photo_embedding
+    WHERE property_id = %(property_id)s AND photo_id = ANY(%(photo_ids)s) AND model_id = model.id
+)
+ORDER BY model.id;
+
 -- name: store_pair
 -- Not of a model that was retired since, as in store_embedding.
 INSERT INTO pair (property_id, photo_a, photo_b, model_id, similarity, score)
@@ -231,16 +257,15 @@ FOR SHARE
 ON CONFLICT (property_id, photo_a, photo_b, model_id)
 DO UPDATE SET similarity = excluded.similarity, score = excluded.score;
 
--- name: drop_pairs_between
+-- name: drop_pair
 DELETE FROM pair
-WHERE property_id = %(property_id)s AND model_id = %(model_id)s
-  AND ((photo_a = %(photo_id)s AND photo_b = ANY(%(others)s)) OR (photo_b = %(photo_id)s AND photo_a = ANY(%(others)s)));
+WHERE property_id = %(property_id)s AND photo_a = %(photo_a)s AND photo_b = %(photo_b)s AND model_id = %(model_id)s;
 
 -- name: matched
 -- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
 UPDATE photo
 SET matched_at = now(), postponed = 0
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
+WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded' AND matched_at IS NULL
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
 -- name: commit_without_waiting

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import structlog
@@ -58,7 +61,7 @@ def match_photo(self: tasks.PhotoTask, property_id: str, photo_id: int, postpone
 
 @app.task(base=tasks.PhotoTask, bind=True, name="dedup.match_many", **policy())
 def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]]) -> None:
-    """Match photos that were embedded together, one after the other; each one's fate is its own.
+    """Match photos that were embedded together, those of a property in one go; each one's fate is its own.
 
     From the first one on that may work later, each goes on as a task of its own: what keeps one waiting, such as a
     database that is away, must not keep this task longer than a broker waits for it. So does each when the task comes
@@ -68,25 +71,74 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
     if self.request.delivery_info.get("redelivered") or getattr(self.request, "deliveries", 0) > 1:
         _publish_singly(self, wanted)
         return
-    for place, one in enumerate(wanted):
-        own: dict[str, str | int] = {"property_id": one.property_id, "photo_id": one.photo_id}
-        if one.correlation_id is not None:
-            own["correlation_id"] = one.correlation_id
-        with logs.bound(**own), traces.span("match", one.carrier(), **own):
-            try:
-                _match(one.property_id, one.photo_id)
-                health.process.succeeded(MATCH_TASK)
-            except errors.TransientError as error:
-                health.process.failed(MATCH_TASK, str(error))
-                metrics.TASK_RETRIES.labels(MATCH_TASK).inc()
-                log.info("matches_put_off", photos=len(wanted) - place, error=str(error))
-                _publish_singly(self, wanted[place:])
-                return
-            except Exception as error:
-                health.process.failed(MATCH_TASK, str(error))
-                metrics.TASK_FAILURES.labels(MATCH_TASK).inc()
-                log.exception("match_failed")
-                self.match_gave_up(one.property_id, one.photo_id, 0, error)
+    left = collections.deque(sorted(wanted, key=_property))
+    try:
+        for property_id, of_one in itertools.groupby(tuple(left), _property):
+            together = list(of_one)
+            done = len(together) > 1 and _match_together(property_id, together)
+            for one in together:
+                if not done:
+                    _match_one_of_many(self, one)
+                left.popleft()
+    except errors.TransientError as error:
+        health.process.failed(MATCH_TASK, str(error))
+        metrics.TASK_RETRIES.labels(MATCH_TASK).inc()
+        log.info("matches_put_off", photos=len(left), error=str(error))
+        _publish_singly(self, list(left))
+
+
+def _property(one: Match) -> str:
+    return one.property_id
+
+
+def _match_together(property_id: str, together: Sequence[Match]) -> bool:
+    """Whether it was done; otherwise photo by photo: whose fault it was shows then."""
+    try:
+        with contextlib.ExitStack() as around:
+            for one in together:
+                around.enter_context(traces.span("match", one.carrier(), **_ids(one)))
+            around.enter_context(health.process.working())
+            around.enter_context(metrics.stage("match"))
+            with _worker.database.transaction() as connection:
+                pairs = matching.match_together(
+                    connection,
+                    property_id,
+                    [one.photo_id for one in together],
+                    _worker.bundles,
+                    _worker.config.match_neighbours,
+                )
+    except errors.TransientError:
+        raise
+    except Exception as error:  # noqa: BLE001 - raised again for the photo whose fault it was
+        log.info("not_matched_together", photos=len(together), error=str(error))
+        return False
+    if pairs is None:
+        return False
+    for one in together:
+        health.process.succeeded(MATCH_TASK)
+        with logs.bound(**_ids(one)):
+            log.info("photo_matched", pairs=pairs.get(one.photo_id, 0))
+    return True
+
+
+def _match_one_of_many(task: tasks.PhotoTask, one: Match) -> None:
+    with logs.bound(**_ids(one)), traces.span("match", one.carrier(), **_ids(one)):
+        try:
+            _match(one.property_id, one.photo_id)
+            health.process.succeeded(MATCH_TASK)
+        except errors.TransientError:
+            raise
+        except Exception as error:
+            health.process.failed(MATCH_TASK, str(error))
+            metrics.TASK_FAILURES.labels(MATCH_TASK).inc()
+            log.exception("match_failed")
+            task.match_gave_up(one.property_id, one.photo_id, 0, error)
+
+
+def _ids(one: Match) -> dict[str, str | int]:
+    """What its log lines and its span are named by."""
+    known = {"correlation_id": one.correlation_id} if one.correlation_id is not None else {}
+    return {"property_id": one.property_id, "photo_id": one.photo_id, **known}
 
 
 def _publish_singly(task: tasks.PhotoTask, wanted: Sequence[Match]) -> None:

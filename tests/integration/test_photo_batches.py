@@ -193,7 +193,11 @@ def test_what_may_work_later_goes_on_in_tasks_of_their_own(
             raise errors.TransientError("away")
         return whole(connection, property_id, photo_id, *rest)
 
+    def faulty_together(*_: Any) -> dict[int, int] | None:
+        raise ValueError("some photo's fault")
+
     monkeypatch.setattr(matching, "match", faulty)
+    monkeypatch.setattr(matching, "match_together", faulty_together)
     each = [[photo.property_id, photo.photo_id, None] for photo in (one, broken, away, last)]
     match.match_many.apply(kwargs={"photos": each}, routing_key=key, throw=True)
     assert asked == [([away.photo_id], queue), ([last.photo_id], queue)]
@@ -202,6 +206,57 @@ def test_what_may_work_later_goes_on_in_tasks_of_their_own(
     assert [ledger.row(base, photo)["postponed"] for photo in (broken, away)] == [1, 0], (
         "only its own fault counts"
     )
+
+
+def test_photos_of_a_property_are_matched_at_once(
+    base: database.Database, asked: list[tuple[list[int], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, alone = [stored(base, 2) for _ in range(2)], stored(base, 1)
+    whole, calls = matching.match_together, []
+
+    def counted(
+        connection: database.Connection, property_id: str, photo_ids: list[int], *rest: Any
+    ) -> dict[int, int] | None:
+        calls.append((property_id, photo_ids))
+        return whole(connection, property_id, photo_ids, *rest)
+
+    monkeypatch.setattr(matching, "match_together", counted)
+    mixed = [both[0][0], both[1][0], alone[0], both[0][1], both[1][1]]
+    each = [[photo.property_id, photo.photo_id, None] for photo in mixed]
+    match.match_many.apply(kwargs={"photos": each}, throw=True)
+    expected = [(photos_[0].property_id, [photo.photo_id for photo in photos_]) for photos_ in both]
+    assert sorted(calls) == sorted(expected)
+    assert all(ledger.row(base, photo)["matched_at"] is not None for photo in mixed)
+    assert [ledger.flags(base, photos_[0].property_id) for photos_ in both] == [{"1": "0"}] * 2
+    assert asked == []
+
+
+def test_photos_of_a_large_property_are_matched_one_by_one(
+    base: database.Database, asked: list[tuple[list[int], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = settings.Settings(_env_file=None, match_neighbours=2)
+    monkeypatch.setattr(match, "_worker", match.Worker(config, base, ledger.BUNDLES))  # type: ignore[arg-type]
+    found = stored(base, 4)
+    each = [[photo.property_id, photo.photo_id, None] for photo in found]
+    match.match_many.apply(kwargs={"photos": each}, throw=True)
+    assert all(ledger.row(base, photo)["matched_at"] is not None for photo in found)
+    pairs = ledger.rows(base, "SELECT 1 FROM pair WHERE property_id = %s", found[0].property_id)
+    # Each with the two nearest; of all alike, the ones that came first.
+    assert len(pairs) == 5
+
+
+def test_a_property_that_cannot_be_matched_now_is_put_off_whole(
+    base: database.Database, asked: list[tuple[list[int], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: Any) -> dict[int, int] | None:
+        raise errors.TransientError("away")
+
+    monkeypatch.setattr(matching, "match_together", away)
+    found = stored(base, 2)
+    each = [[photo.property_id, photo.photo_id, None] for photo in found]
+    match.match_many.apply(kwargs={"photos": each}, routing_key="match", throw=True)
+    assert asked == [([photo.photo_id], "match") for photo in found]
+    assert [ledger.row(base, photo)["postponed"] for photo in found] == [0, 0]
 
 
 def test_photos_of_a_task_that_comes_again_go_on_in_tasks_of_their_own(
