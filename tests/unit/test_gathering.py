@@ -28,7 +28,7 @@ class Work:
 
 def gathered(work: Work, first: int, later: Sequence[int], most: int) -> list[concurrent.futures.Future[int]]:
     """The results of one item, and of those that come while its go is under way."""
-    gatherer = gathering.Gatherer(work, most)
+    gatherer = gathering.Gatherer(work, most, linger_seconds=0.0)
     with concurrent.futures.ThreadPoolExecutor(1 + len(later)) as pool:
         futures = [pool.submit(gatherer.do, first)]
         assert work.begun.wait(60)
@@ -43,7 +43,7 @@ def test_what_comes_during_a_go_is_done_together_in_the_next_one() -> None:
     work = Work()
     results = [future.result() for future in gathered(work, 0, range(1, 9), most=64)]
     assert results == [0, 2, 4, 6, 8, 10, 12, 14, 16]
-    assert work.goes[0] == [0], "the first one waits for nobody"
+    assert work.goes[0] == [0]
     assert sorted(work.goes[1]) == list(range(1, 9))
     assert len(work.goes) == 2
 
@@ -53,6 +53,21 @@ def test_a_go_is_never_larger_than_said() -> None:
     results = [future.result() for future in gathered(work, 0, range(1, 8), most=3)]
     assert results == [2 * item for item in range(8)]
     assert [len(go) for go in work.goes] == [1, 3, 3, 1]
+
+
+def test_a_go_waits_for_company_until_it_is_full() -> None:
+    work = Work()
+    work.gate.set()
+    gatherer = gathering.Gatherer(work, most=3, linger_seconds=3600)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(gatherer.do, range(3), timeout=60)) == [0, 2, 4]
+    assert [sorted(go) for go in work.goes] == [[0, 1, 2]]
+
+
+def test_a_lone_item_waits_a_moment_only() -> None:
+    work = Work()
+    work.gate.set()
+    assert gathering.Gatherer(work).do(7) == 14
 
 
 def test_a_go_that_fails_is_told_to_each_of_it_and_to_nobody_else() -> None:
