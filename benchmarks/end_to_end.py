@@ -3,8 +3,9 @@
 ``python -m benchmarks.end_to_end [--weights FILE] [--quick] [--json]``: drawn JPEGs of 1.1 to 2 megapixels, twenty a
 property. On the embedded stack first one photo after the other with nothing else to do ("idle"); then a heap of photos
 that were put into the store while the workers held still, from their events to the last match, as a ratio to the raw
-forward pass, which is measured before and after it in the same run with the streams and batches of the embed worker;
-then one after the other again, beside uploads at half the rate of that heap ("loaded").
+forward pass with the streams and batches of the embed worker, which is measured some times on the way while the workers
+hold still once more, since the machine's speed moves; then one after the other again, beside uploads at half the rate
+of that heap ("loaded").
 
 The embedded store (moto) and the broker in the embedded Postgres share the machine with the workers. So, where the
 machine has a RabbitMQ, the heap is worked off once more over that and a store that does nothing but hand out bytes
@@ -21,6 +22,7 @@ import itertools
 import statistics
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -30,21 +32,24 @@ from benchmarks import forward, pictures, pipeline, portal, results, scaling, sp
 from core import bundle, embedding, images, weights
 
 _PROPERTY_PHOTOS = 20
+_MEASUREMENTS = 8
+"""Of the raw pass, on the way of a heap."""
 
 
 def raw_forward(device: str, streams: int, photos: int) -> Callable[[], float]:
-    """Measures the forward pass alone, as the embed worker runs it, in photos a second; so many photos a round."""
+    """Measures the forward pass alone, as the embed worker runs it, in photos a second, by so many photos."""
     backbone = forward.backbone(device, "auto", "auto")
     batch = backbone.batch_size
     backbone.warm_up(forward.SIZE, batch)
     one = np.zeros((batch, 3, forward.SIZE, forward.SIZE), np.uint8)
+    times = max(streams, photos // batch)
 
-    def raw() -> int:
-        times = max(streams, photos // batch)
+    def raw() -> float:
+        started = time.perf_counter()
         speed.in_threads(lambda: forward.once(backbone, one), streams, times)
-        return times * batch
+        return times * batch / (time.perf_counter() - started)
 
-    return lambda: speed.compare({"raw": raw}, 3)["raw"].photos_per_s
+    return raw
 
 
 def some_photos(count: int, source: weights.Weights) -> list[bytes]:
@@ -122,31 +127,42 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen = some_photos(1 if options.quick else 12, weights.load(options.weights))
     environment = {"DEDUP_BACKBONE_WEIGHTS": options.weights}
     measure = raw_forward(device, streams, round_photos)
-    raw = [measure()]
-    _tell(f"raw forward: {raw[0]:.1f} photos/s")
     heaps: dict[str, portal.Heap] = {}
+
+    def work_off(what: str, there: portal.Portal) -> float:
+        heaps[what] = found = there.heap(heap, [measure] * _MEASUREMENTS)
+        _tell(f"{what}: {found.photos_per_s:.1f} photos/s; raw: {[round(raw, 1) for raw in found.raw]}")
+        return found.photos_per_s
+
     with contextlib.nullcontext() if options.quick else scaling.rabbitmq() as broker:
         if broker is not None:
             with portal.apart(environment, chosen, broker) as there:
-                heaps["S3 to flags, store and broker apart"] = there.heap(heap)
-            raw.append(measure())
+                work_off("S3 to flags, store and broker apart", there)
     with portal.embedded_stack(environment, chosen) as stack:
         idle = [stack.latency() for _ in range(single)]
         _tell(f"idle: {statistics.median(idle):.3f} s")
-        heaps["S3 to flags, embedded stack"] = found = stack.heap(heap)
-        with uploads(stack, found.photos_per_s / 2):
+        rate = work_off("S3 to flags, embedded stack", stack)
+        with uploads(stack, rate / 2):
             loaded = [stack.latency() for _ in range(single)]
-    raw.append(measure())
-    # Each between two measurements of the raw pass: the machine's speed moves.
-    limits = [statistics.mean(pair) for pair in itertools.pairwise(raw)]
     rows = [
         _row("upload to flag, idle", idle),
         _row("upload to flag, loaded to half", loaded),
         *(
-            _row(what, photos=heap, ratio_to_raw=round(found.photos_per_s / limit, 3), **found.row())
-            for (what, found), limit in zip(heaps.items(), limits, strict=True)
+            _row(
+                what,
+                photos=heap,
+                ratio_to_raw=round(found.photos_per_s / statistics.harmonic_mean(found.raw), 3),
+                **found.row(),
+            )
+            for what, found in heaps.items()
         ),
-        _row("raw forward", photos_per_s=round(statistics.mean(raw), 2), ratio_to_raw=1),
+        _row(
+            "raw forward",
+            photos_per_s=round(
+                statistics.harmonic_mean([raw for found in heaps.values() for raw in found.raw]), 2
+            ),
+            ratio_to_raw=1,
+        ),
     ]
     results.write("end_to_end", rows, as_json=options.json, by=("what",), value="p50_s")
 

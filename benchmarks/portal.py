@@ -35,10 +35,14 @@ Put = Callable[[str, bytes], object]
 
 @dataclasses.dataclass(frozen=True)
 class Heap:
-    """How a heap of photos was worked off: photos a second, and milliseconds of processor time a photo, by worker."""
+    """How a heap of photos was worked off: photos a second, and milliseconds of processor time a photo, by worker.
+
+    `raw`: what was measured meanwhile, while the workers held still.
+    """
 
     photos_per_s: float
     processor_ms: dict[str, float]
+    raw: list[float]
 
     def row(self) -> dict[str, object]:
         """For the table."""
@@ -81,24 +85,38 @@ class Portal:
         self._await(lambda: bool(self._flags(name)), "flagged")
         return time.perf_counter() - started
 
-    def heap(self, count: int) -> Heap:
-        """From when so many photos lie in the store, their events waiting, to the last match."""
-        prefix = uuid.uuid4().hex
-        with held(self._stack._processes.values()):
+    def heap(self, count: int, measurements: Sequence[Callable[[], float]] = ()) -> Heap:
+        """From when so many photos lie in the store, their events waiting, to the last match.
+
+        Evenly on the way the workers hold still, and something else is measured; that time does not count.
+        """
+        prefix, workers = uuid.uuid4().hex, self._stack._processes.values()
+        with held(workers):
             for number in range(count):
                 self.upload(f"{prefix}-{number // _PROPERTY_PHOTOS}")
             before = self._processor_seconds()
+        raw, still = [], 0.0
         started = time.perf_counter()
+        for number, measure in enumerate(measurements, 1):
+            self._await_settled(prefix, count * number // (len(measurements) + 1))
+            stopped = time.perf_counter()
+            with held(workers):
+                raw.append(measure())
+            still += time.perf_counter() - stopped
+        self._await_settled(prefix, count)
+        seconds = time.perf_counter() - started - still
+        after = self._processor_seconds()
+        spent = {name: 1000 * (after[name] - before[name]) / count for name in KINDS}
+        return Heap(count / seconds, spent, raw)
+
+    def _await_settled(self, prefix: str, count: int) -> None:
         # Looking reads every photo on record: seldom, or it is the looking that is measured.
         self._await(
-            lambda: self.settled(prefix) == count,
+            lambda: self.settled(prefix) >= count,
             "matched",
             look_seconds=0.25,
             patience_seconds=max(_PATIENCE_SECONDS, count),
         )
-        seconds = time.perf_counter() - started
-        after = self._processor_seconds()
-        return Heap(count / seconds, {name: 1000 * (after[name] - before[name]) / count for name in KINDS})
 
     def _processor_seconds(self) -> dict[str, float]:
         """Of each worker so far; the time of its threads that have ended counts."""

@@ -93,7 +93,7 @@ def match_together(
     with connection.pipeline():
         database.execute(connection, "lock_property", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", **photos)
-        every = database.execute_binary(connection, "everybody", **photos, limit=neighbours + 1)
+        every = database.execute_binary(connection, "everybody", **photos, limit=neighbours + 2)
     by_model = every.fetchall()
     if any(len(found["photo_ids"]) > neighbours + 1 for found in by_model):
         return None
@@ -112,9 +112,11 @@ def _match(
     wanted = [row["id"] for row in locked if row["id"] in embedded]
     if not wanted:
         return {}
-    compared, whole = [], True
+    compared, unread = [], set()
     for found in by_model:
-        model_id = found["model_id"]
+        model_id, ids = found["model_id"], set(found["photo_ids"])
+        if ids.isdisjoint(wanted):
+            continue
         try:
             decider = bundles.get(connection, model_id)
         except errors.ConfigurationError as error:
@@ -122,23 +124,20 @@ def _match(
             if found["status"] == "active":
                 raise
             log.warning("candidate_not_matched", model=model_id, error=str(error))
-            whole = False
+            unread |= ids
         else:
             compared.append(_compare(property_id, wanted, found, decider))
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:
             one.write(connection)
-        marked = (
-            database.execute(connection, "matched", property_id=property_id, photo_ids=wanted)
-            if whole
-            else None
-        )
+        whole = [photo_id for photo_id in wanted if photo_id not in unread]
+        marked = database.execute(connection, "matched", property_id=property_id, photo_ids=whole)
         # A crash that takes all of it along leaves the photos unmatched, and the sweep sees that.
         database.execute(connection, "commit_without_waiting")
         record = _Record.asked(connection, property_id)
     _, changed = _regroup(connection, property_id, record)
-    done = [] if marked is None else marked.fetchall()
+    done = marked.fetchall()
     for row in done:
         observations.tell(observations.PhotoMatched(row["age_seconds"]))
     if len(done) < len(wanted) or changed:
@@ -159,7 +158,7 @@ class _Compared:
 
     def write(self, connection: database.Connection) -> None:
         if self.dropped:
-            # Of bytes that were replaced with no event to tell.
+            # Of a photo that was embedded anew.
             database.execute_many(connection, "drop_pair", self.dropped)
         if self.kept:
             database.execute_many(connection, "store_pair", self.kept)
@@ -168,7 +167,7 @@ class _Compared:
 def _compare(property_id: str, wanted: Sequence[int], found: database.Row, decider: Decider) -> _Compared:
     """By one model: `found` is its row of ``neighbours`` or ``everybody``. Each pair once."""
     model_id, ids = found["model_id"], found["photo_ids"]
-    on_record = set(zip(found["on_record"][::2], found["on_record"][1::2], strict=True))
+    on_record = {(photo_a, photo_b) for photo_a, photo_b in found["on_record"]}
     places = {photo_id: place for place, photo_id in enumerate(ids)}
     own = [photo_id for photo_id in wanted if photo_id in places]
     # Those to be matched first: each is compared with all that come after it.

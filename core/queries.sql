@@ -201,9 +201,9 @@ FOR NO KEY UPDATE;
 -- name: neighbours
 -- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
 -- a row a model. In one value, since the server sends rows of eight kilobytes one by one. And between whom its pairs on
--- record are, one after the other.
+-- record are.
 SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
-    SELECT unnest(ARRAY[photo_a, photo_b])
+    SELECT ARRAY[photo_a, photo_b]
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = own.model_id AND own.photo_id IN (photo_a, photo_b)
 ) AS on_record
@@ -223,10 +223,10 @@ WHERE own.property_id = %(property_id)s AND own.photo_id = %(photo_id)s
 ORDER BY own.model_id;
 
 -- name: everybody
--- As neighbours, of several photos: whom each live model that has embedded one of them has embedded in the property. Of
--- more than `limit` photos one more than that, no matter which.
+-- As neighbours, of several photos: whom each live model that has embedded one of them has embedded in the property, at
+-- most `limit`, no matter which.
 SELECT model.id AS model_id, model.review_threshold, model.status, everybody.photo_ids, everybody.embeddings, ARRAY(
-    SELECT unnest(ARRAY[photo_a, photo_b])
+    SELECT ARRAY[photo_a, photo_b]
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = model.id
       AND (photo_a = ANY(%(photo_ids)s) OR photo_b = ANY(%(photo_ids)s))
@@ -238,7 +238,7 @@ CROSS JOIN LATERAL (
         SELECT photo_id, embedding
         FROM photo_embedding
         WHERE property_id = %(property_id)s AND model_id = model.id
-        LIMIT %(limit)s + 1
+        LIMIT %(limit)s
     ) AS embedded
 ) AS everybody
 WHERE model.status <> 'retired' AND EXISTS (

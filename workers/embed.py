@@ -206,7 +206,7 @@ def prepare(config: settings.Settings, *, bulk: bool = False) -> Worker:
         models=models,
         gate=isolation.Gate(),
         threads=concurrent.futures.ThreadPoolExecutor(in_flight, "photos"),
-        recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH),
+        recorder=recording.Recorder(base, models, MATCH_BULK if bulk else MATCH, in_flight),
         in_flight=in_flight,
     )
     tasks.prepare(config, base)

@@ -30,7 +30,7 @@ class Gatherer(Generic[Item, Result]):
         most: int = MOST,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
-        """`work` does at most `most` items and gives the result of each, in their order."""
+        """`work` does at most `most` items, who then wait for nobody, and gives the result of each, in their order."""
         self._work = work
         self._most = most
         self._linger_seconds = linger_seconds
@@ -68,8 +68,9 @@ class Gatherer(Generic[Item, Result]):
             return True
 
     def _go(self) -> None:
-        self._full.wait(self._linger_seconds)
         self._full.clear()
+        if len(self._waiting) < self._most:
+            self._full.wait(self._linger_seconds)
         batch = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
         try:
             results = self._work([item for item, _ in batch])

@@ -83,7 +83,8 @@ def match_many(self: tasks.PhotoTask, photos: list[tuple[str, int, str | None]])
     except errors.TransientError as error:
         health.process.failed(MATCH_TASK, str(error))
         metrics.TASK_RETRIES.labels(MATCH_TASK).inc()
-        log.info("matches_put_off", photos=len(left), error=str(error))
+        with logs.bound(**_ids(left[0])):
+            log.info("matches_put_off", photos=len(left), error=str(error))
         _publish_singly(self, list(left))
 
 
@@ -93,10 +94,13 @@ def _property(one: Match) -> str:
 
 def _match_together(property_id: str, together: Sequence[Match]) -> bool:
     """Whether it was done; otherwise photo by photo: whose fault it was shows then."""
+    # Of those without one of their own: each span would belong to the one before it.
+    carrier = traces.headers()
     try:
         with contextlib.ExitStack() as around:
+            around.enter_context(logs.bound(property_id=property_id))
             for one in together:
-                around.enter_context(traces.span("match", one.carrier(), **_ids(one)))
+                around.enter_context(traces.span("match", one.carrier() or carrier, **_ids(one)))
             around.enter_context(health.process.working())
             around.enter_context(metrics.stage("match"))
             with _worker.database.transaction() as connection:
@@ -110,7 +114,7 @@ def _match_together(property_id: str, together: Sequence[Match]) -> bool:
     except errors.TransientError:
         raise
     except Exception as error:  # noqa: BLE001 - raised again for the photo whose fault it was
-        log.info("not_matched_together", photos=len(together), error=str(error))
+        log.info("not_matched_together", property_id=property_id, photos=len(together), error=str(error))
         return False
     if pairs is None:
         return False

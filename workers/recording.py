@@ -22,14 +22,21 @@ _Embedded = tuple[photos.Revision, photos.Embedded]
 class Recorder:
     """Writes for all threads of a process; thread-safe, to be made once."""
 
-    def __init__(self, base: database.Database, models: embedders.Embedders, match_queue: str) -> None:
-        """`models`: those that the process embeds by; `match_queue`: where matches are asked for."""
+    def __init__(
+        self, base: database.Database, models: embedders.Embedders, match_queue: str, in_flight: int
+    ) -> None:
+        """`models`: those that the process embeds by; `match_queue`: where matches are asked for.
+
+        `in_flight`: photos at a time.
+        """
         self._base = base
         self._models = models
         self._match_queue = match_queue
-        self._begins = gathering.Gatherer(self._begin_together)
-        self._stores = gathering.Gatherer(self._store_together)
-        self._matches = gathering.Gatherer(self._publish_together)
+        # Where all that there are wait, no others are waited for.
+        most = min(gathering.MOST, in_flight)
+        self._begins = gathering.Gatherer(self._begin_together, most)
+        self._stores = gathering.Gatherer(self._store_together, most)
+        self._matches = gathering.Gatherer(self._publish_together, most)
 
     def begin(self, photo: photos.Revision, *, alone: bool, again: str | None) -> attempts.Attempt | None:
         """As `attempts.begin_attempt`, after this process has learned all models that the photo lacks.

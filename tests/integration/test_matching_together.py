@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import database, events, matching, photos
+from core import database, errors, events, matching, photos
 from tests.integration import ledger
 
 OTHER_MODEL = "fedcba9876543210"
@@ -144,12 +144,46 @@ def test_a_photo_that_no_live_model_has_embedded_is_not_matched(base: database.D
     assert record(base, place)[2] == [("a", True), ("b", False), ("c", True)]
 
 
+def test_a_candidate_that_cannot_be_read_keeps_only_its_own_photos_unmatched(
+    base: database.Database,
+) -> None:
+    class Bundles:
+        def get(self, connection: database.Connection, model_id: str) -> ledger.Bundle:
+            if model_id == OTHER_MODEL:
+                raise errors.ConfigurationError("of a newer version")
+            return ledger.Bundle()
+
+    place = ledger.new_property()
+    both, beside, active = [ledger.apply(base, ledger.event(place, name)).photo for name in "abc"]
+    for photo in (both, beside):
+        assert ledger.embed(base, photo, ledger.vector(1), model_ids=(ledger.Bundle.id, OTHER_MODEL))
+    assert ledger.embed(base, active, ledger.vector(1))
+    together(base, [both, active], bundles=Bundles())
+    assert record(base, place)[2] == [("a", False), ("b", False), ("c", True)]
+    assert ledger.flags(base, place) == {"b": "a", "c": "a"}
+
+
+def test_a_model_of_photos_that_are_not_matched_now_is_not_asked(base: database.Database) -> None:
+    class Bundles:
+        def get(self, connection: database.Connection, model_id: str) -> ledger.Bundle:
+            assert model_id == ledger.Bundle.id
+            return ledger.Bundle()
+
+    place = ledger.new_property()
+    embedded, pending = [ledger.apply(base, ledger.event(place, name)).photo for name in "ab"]
+    assert ledger.embed(base, embedded, ledger.vector(1))
+    assert ledger.embed(base, pending, ledger.vector(1), model_ids=(OTHER_MODEL,))
+    with base.transaction() as connection:
+        connection.execute("UPDATE photo SET status = 'pending' WHERE id = %s", (pending.photo_id,))
+    assert together(base, [embedded, pending], bundles=Bundles()) == {embedded.photo_id: 0}
+
+
 def test_pairs_that_are_none_any_more_go(base: database.Database) -> None:
     place = ledger.new_property()
     found = [ledger.add(base, place, name, 1, at=at) for at, name in enumerate("abcd")]
-    # Other bytes, and no event has told it yet.
+    # The same bytes, embedded anew.
     for photo in found[2:]:
-        assert ledger.embed(base, photo, ledger.vector(0, 1), sha256="other")
+        assert ledger.embed(base, photo, ledger.vector(0, 1))
     together(base, found[2:])
     assert ledger.flags(base, place) == {"b": "a", "d": "c"}
     assert [row[:2] for row in record(base, place)[0]] == [("a", "b"), ("c", "d")]

@@ -96,7 +96,7 @@ def test_a_photo_that_somebody_works_on_keeps_no_other_one_waiting(
     base: database.Database, waiting: list[photos.Revision]
 ) -> None:
     busy, *free = waiting
-    recorder = recording.Recorder(base, FakeModels(), "match")  # type: ignore[arg-type]
+    recorder = recording.Recorder(base, FakeModels(), "match", 16)  # type: ignore[arg-type]
     with concurrent.futures.ThreadPoolExecutor(len(waiting)) as pool:
         with base.transaction() as connection:
             held = {"property_id": busy.property_id, "photo_id": busy.photo_id}
@@ -124,7 +124,7 @@ class FakeModels:
 def test_one_that_cannot_be_stored_fails_alone(
     base: database.Database, waiting: list[photos.Revision], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recorder = recording.Recorder(base, FakeModels(), "match")  # type: ignore[arg-type]
+    recorder = recording.Recorder(base, FakeModels(), "match", 16)  # type: ignore[arg-type]
     for photo in waiting:
         attempt = recorder.begin(photo, alone=False, again=None)
         assert attempt is not None
@@ -306,4 +306,20 @@ def test_photos_of_one_task_keep_each_its_own_trace(
         )
         assert found.parent is not None
         assert found.parent.span_id == embed.context.span_id
+    assert asked == []
+
+
+def test_spans_of_photos_without_a_trace_of_their_own_belong_to_the_task(
+    base: database.Database, asked: list[tuple[list[int], str]]
+) -> None:
+    provider, exporter = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    traces.use(provider)
+    each = [[photo.property_id, photo.photo_id, None] for photo in stored(base, 3)]
+    with traces.span("task", {}):
+        match.match_many.apply(kwargs={"photos": each}, throw=True)
+    traces.stop()
+    found = [span for span in exporter.get_finished_spans() if span.name == "match"]
+    assert len(found) == 3
+    assert len({span.parent and span.parent.span_id for span in found}) == 1
     assert asked == []

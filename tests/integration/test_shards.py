@@ -50,7 +50,7 @@ VALUES: dict[str, Any] = {
     "after_property": "", "after_id": 0, "old_property_id": "p2", "sha256": "s", "selection": "{}", "position": "",
     "tried_until": "2026-05-01",
     "digest": "d", "card": "{}", "untrained": False, "name": "n", "body": "b", "id": "0123456789abcdef",
-    "known": [ledger.Bundle.id], "others": [1, 2], "unfit": ["none"], "models": [ledger.Bundle.id],
+    "known": [ledger.Bundle.id], "photo_ids": [1, 2], "unfit": ["none"], "models": [ledger.Bundle.id],
 }  # fmt: skip
 
 

@@ -58,16 +58,10 @@ def test_a_go_is_never_larger_than_said() -> None:
 def test_a_go_waits_for_company_until_it_is_full() -> None:
     work = Work()
     work.gate.set()
-    gatherer = gathering.Gatherer(work, most=3, linger_seconds=3600)
+    gatherer = gathering.Gatherer(work, most=3, linger_seconds=30)
     with concurrent.futures.ThreadPoolExecutor(3) as pool:
         assert list(pool.map(gatherer.do, range(3), timeout=60)) == [0, 2, 4]
     assert [sorted(go) for go in work.goes] == [[0, 1, 2]]
-
-
-def test_a_lone_item_waits_a_moment_only() -> None:
-    work = Work()
-    work.gate.set()
-    assert gathering.Gatherer(work).do(7) == 14
 
 
 def test_a_go_that_fails_is_told_to_each_of_it_and_to_nobody_else() -> None:

@@ -79,7 +79,7 @@ def worker(base: database.Database, store: _Store) -> embed.Worker:
         known,
         isolation.Gate(),
         concurrent.futures.ThreadPoolExecutor(1),
-        recording.Recorder(base, known, "match"),
+        recording.Recorder(base, known, "match", 1),
         in_flight=1,
     )
 
