@@ -236,14 +236,15 @@ def photos_in_flight(wanted: int | None, device: str, batch_size: int | None = N
     """How many photos an embed worker fetches, decodes and embeds at a time, each in a thread.
 
     Args:
-        wanted: so many; None for 16 on a CPU. A GPU is done with a batch before the next one is decoded, if that one is
-            not gathered meanwhile: there, for three batches, at most 512.
+        wanted: so many; None for 20 on a CPU, for two batches that are computed and half of one that is made ready
+            meanwhile. A GPU is done with a batch before the next one is decoded, if that one is not gathered meanwhile:
+            there, for three batches, at most 512.
         device: torch's name of the device.
         batch_size: most photos in a forward pass; None for the device's own.
     """
     if wanted is not None:
         return wanted
-    return min(512, 3 * (batch_size or _batch_size(device))) if device.startswith("cuda") else 16
+    return min(512, 3 * (batch_size or _batch_size(device))) if device.startswith("cuda") else 20
 
 
 def share_cores(streams: int | None, device: str) -> int:

@@ -27,7 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 _Size = tuple[int, int]
 """Width and height."""
 
-DECODING_BYTES, DECODING_BYTES_A_CORE = 200_000_000, 60_000_000
+DECODING_BYTES, DECODING_BYTES_A_CORE = 130_000_000, 65_000_000
 """Memory that the pictures being decoded take together: so much, or for each core so much, a photo of 12 megapixels,
 where that is more. A picture that needs more is decoded alone."""
 

@@ -17,9 +17,9 @@ import urllib3.exceptions
 from core import budgets, errors, settings
 
 FETCH_SECONDS = 60.0
-FETCHED_BYTES = 200_000_000
+FETCHED_BYTES = 100_000_000
 """Memory that photos take together from their fetch until they are embedded; a larger one is fetched alone."""
-FETCHED_BYTES_EACH = 10_000_000
+FETCHED_BYTES_EACH = 5_000_000
 """What is had for each photo in flight, where this makes more: on a GPU, whose batches would never fill otherwise."""
 
 _MEMORY = budgets.Budget(FETCHED_BYTES)

@@ -182,7 +182,7 @@ class Settings(pydantic_settings.BaseSettings):
         None,
         ge=1,
         le=512,
-        description="Photos in flight in one embed worker (threads); default: 16 on a CPU, on a GPU three times the "
+        description="Photos in flight in one embed worker (threads); default: 20 on a CPU, on a GPU three times the "
         "batch, so that two batches are fetched and decoded while one is computed (192).",
     )
     embed_max_losses: int = pydantic.Field(

@@ -131,7 +131,7 @@ def test_training_sees_what_production_stores(backbone: embedding.Backbone, tmp_
 
 @pytest.mark.parametrize(
     ("wanted", "device", "batch_size", "expected"),
-    [(None, "cpu", None, 16), (None, "cuda", None, 192), (None, "cuda:1", 256, 512), (5, "cuda", None, 5)],
+    [(None, "cpu", None, 20), (None, "cuda", None, 192), (None, "cuda:1", 256, 512), (5, "cuda", None, 5)],
 )
 def test_a_gpu_has_three_batches_in_flight(
     wanted: int | None, device: str, batch_size: int | None, expected: int

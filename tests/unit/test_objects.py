@@ -208,7 +208,7 @@ def test_nothing_is_read_of_an_empty_one() -> None:
         assert objects.fetch(s3, "photos", "a.jpg", 1000).data == b""
 
 
-@pytest.mark.parametrize(("in_flight", "total"), [(1, 200_000_000), (16, 200_000_000), (192, 1_920_000_000)])
+@pytest.mark.parametrize(("in_flight", "total"), [(1, 100_000_000), (20, 100_000_000), (192, 960_000_000)])
 def test_photos_in_flight_have_memory_enough_to_fill_batches(
     monkeypatch: pytest.MonkeyPatch, in_flight: int, total: int
 ) -> None:
