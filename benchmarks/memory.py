@@ -36,8 +36,8 @@ def row(what: str, photos: int, pid: int | str = "self") -> results.Row:
     return {"what": what, "photos": photos, "resident_mb": resident, "peak_mb": peak}
 
 
-def in_flight_rows(endpoint_url: str, rounds: int) -> Iterator[results.Row]:
-    """Of this process, with large photos in flight; `rounds` of each kind."""
+def in_flight_rows(endpoint_url: str, photos: int) -> Iterator[results.Row]:
+    """Of this process, with large photos in flight; so many of them in all."""
     os.environ |= {
         "AWS_ACCESS_KEY_ID": embedded_s3.ACCESS_KEY_ID,
         "AWS_SECRET_ACCESS_KEY": embedded_s3.SECRET_ACCESS_KEY,
@@ -53,6 +53,7 @@ def in_flight_rows(endpoint_url: str, rounds: int) -> Iterator[results.Row]:
     }
     for kind, data in kinds.items():
         s3.put_object(Bucket="photos", Key=kind, Body=data)
+    rounds = max(1, photos // (len(kinds) * in_flight))
     names = {kind: f"embed, {kind} of {len(data) / 1e6:.1f} MB" for kind, data in kinds.items()}
     del kinds, data
     # Forget the peak of drawing them.
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     server = embedded_s3.EmbeddedS3(folder)
     try:
         server.start()
-        rows = list(in_flight_rows(server.endpoint_url, max(1, large // 48)))
+        rows = list(in_flight_rows(server.endpoint_url, large))
         server.stop()
         rows += stack_rows(photos)
     finally:
