@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -284,19 +285,25 @@ def test_what_is_ready_together_goes_out_in_few_messages(monkeypatch: pytest.Mon
     assert sent[2][1]["root_id"] == "c18"
 
 
-def test_photos_of_one_task_keep_each_its_own_trace(
-    base: database.Database, asked: list[tuple[list[int], str]]
-) -> None:
-    provider, exporter = TracerProvider(), InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
+@pytest.fixture
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """Where the spans of a test go."""
+    provider, found = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(found))
     traces.use(provider)
+    yield found
+    traces.stop()
+
+
+def test_photos_of_one_task_keep_each_its_own_trace(
+    base: database.Database, asked: list[tuple[list[int], str]], exporter: InMemorySpanExporter
+) -> None:
     wanted = []
     for photo in stored(base, 2):
         with traces.span("embed", {}, photo_id=photo.photo_id):
             carried = traces.headers()["traceparent"]
         wanted.append(app.Match(photo.property_id, photo.photo_id, None, carried))
     match.match_many.apply(kwargs={"photos": [dataclasses.astuple(one) for one in wanted]}, throw=True)
-    traces.stop()
     spans = [(span.name, dict(span.attributes or {}), span) for span in exporter.get_finished_spans()]
     for one in wanted:
         embed, found = (
@@ -310,15 +317,11 @@ def test_photos_of_one_task_keep_each_its_own_trace(
 
 
 def test_spans_of_photos_without_a_trace_of_their_own_belong_to_the_task(
-    base: database.Database, asked: list[tuple[list[int], str]]
+    base: database.Database, asked: list[tuple[list[int], str]], exporter: InMemorySpanExporter
 ) -> None:
-    provider, exporter = TracerProvider(), InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(exporter))
-    traces.use(provider)
     each = [[photo.property_id, photo.photo_id, None] for photo in stored(base, 3)]
     with traces.span("task", {}):
         match.match_many.apply(kwargs={"photos": each}, throw=True)
-    traces.stop()
     found = [span for span in exporter.get_finished_spans() if span.name == "match"]
     assert len(found) == 3
     assert len({span.parent and span.parent.span_id for span in found}) == 1
