@@ -5,13 +5,10 @@ from __future__ import annotations
 import concurrent.futures
 import dataclasses
 import itertools
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from core import database, errors, matching, photo_batches, photos, settings
@@ -285,18 +282,8 @@ def test_what_is_ready_together_goes_out_in_few_messages(monkeypatch: pytest.Mon
     assert sent[2][1]["root_id"] == "c18"
 
 
-@pytest.fixture
-def exporter() -> Iterator[InMemorySpanExporter]:
-    """Where the spans of a test go."""
-    provider, found = TracerProvider(), InMemorySpanExporter()
-    provider.add_span_processor(SimpleSpanProcessor(found))
-    traces.use(provider)
-    yield found
-    traces.stop()
-
-
 def test_photos_of_one_task_keep_each_its_own_trace(
-    base: database.Database, asked: list[tuple[list[int], str]], exporter: InMemorySpanExporter
+    base: database.Database, asked: list[tuple[list[int], str]], spans: InMemorySpanExporter
 ) -> None:
     wanted = []
     for photo in stored(base, 2):
@@ -304,11 +291,11 @@ def test_photos_of_one_task_keep_each_its_own_trace(
             carried = traces.headers()["traceparent"]
         wanted.append(app.Match(photo.property_id, photo.photo_id, None, carried))
     match.match_many.apply(kwargs={"photos": [dataclasses.astuple(one) for one in wanted]}, throw=True)
-    spans = [(span.name, dict(span.attributes or {}), span) for span in exporter.get_finished_spans()]
+    finished = [(span.name, dict(span.attributes or {}), span) for span in spans.get_finished_spans()]
     for one in wanted:
         embed, found = (
             span
-            for name, attributes, span in spans
+            for name, attributes, span in finished
             if name in {"embed", "match"} and attributes.get("dedup.photo_id") == one.photo_id
         )
         assert found.parent is not None
@@ -317,12 +304,12 @@ def test_photos_of_one_task_keep_each_its_own_trace(
 
 
 def test_spans_of_photos_without_a_trace_of_their_own_belong_to_the_task(
-    base: database.Database, asked: list[tuple[list[int], str]], exporter: InMemorySpanExporter
+    base: database.Database, asked: list[tuple[list[int], str]], spans: InMemorySpanExporter
 ) -> None:
     each = [[photo.property_id, photo.photo_id, None] for photo in stored(base, 3)]
     with traces.span("task", {}):
         match.match_many.apply(kwargs={"photos": each}, throw=True)
-    found = [span for span in exporter.get_finished_spans() if span.name == "match"]
+    found = [span for span in spans.get_finished_spans() if span.name == "match"]
     assert len(found) == 3
     assert len({span.parent and span.parent.span_id for span in found}) == 1
     assert asked == []
