@@ -52,7 +52,7 @@ class Table:
         self.postgres.install_extensions()
         schema.upgrade(self.postgres.url())
         self.postgres.allow_login("dedup_worker")
-        self.base = database.Database(self.postgres.url("dedup_worker"), pool_size=1)
+        self.base = database.Database(self.postgres.url("dedup_worker"), pool_size=1, generic_plans=True)
         self.bundle = bundle.shipped()["imagenet"]
         with self.base.transaction() as connection:
             models.start(connection, self.bundle, lambda: self.bundle, dict)

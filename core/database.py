@@ -92,9 +92,12 @@ class Database:
         pool_size: int = 4,
         wait_seconds: float = 30.0,
         statement_seconds: float = STATEMENT_SECONDS,
+        *,
+        generic_plans: bool = False,
     ) -> None:
         """A statement may take `statement_seconds`; a server that leaves a transaction without an end for half as
-        long again is taken for lost.
+        long again is taken for lost. `generic_plans`: none is planned anew for each value, which is for those who look
+        rows up by their keys: by default Postgres does so where they are in an array.
         """
         self._statement_seconds = statement_seconds
         self._pool = psycopg_pool.ConnectionPool(
@@ -104,7 +107,9 @@ class Database:
             timeout=wait_seconds,
             open=False,
             check=_check,
-            configure=functools.partial(_configure, statement_seconds=statement_seconds),
+            configure=functools.partial(
+                _configure, statement_seconds=statement_seconds, generic_plans=generic_plans
+            ),
             connection_class=_PoolConnection,
             kwargs={"row_factory": rows.dict_row, "autocommit": False, **CONNECTION},
         )
@@ -212,7 +217,7 @@ def _check(connection: _PoolConnection) -> None:
         psycopg_pool.ConnectionPool.check_connection(connection)
 
 
-def _configure(connection: Connection, statement_seconds: float) -> None:
+def _configure(connection: Connection, statement_seconds: float, *, generic_plans: bool) -> None:
     # Matching reads what was committed while it waited for the property's lock.
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     limits = {
@@ -221,8 +226,11 @@ def _configure(connection: Connection, statement_seconds: float) -> None:
         # A host that lost power must not keep a property locked until TCP notices, hours later.
         "idle_in_transaction_session_timeout": 60.0,
     }
+    values = {name: str(max(1, round(1000 * seconds))) for name, seconds in limits.items()}
+    if generic_plans:
+        values["plan_cache_mode"] = "force_generic_plan"
     with deadlines.process.limit(connection, _CHECK_SECONDS):
-        for name, seconds in limits.items():
-            connection.execute("SELECT set_config(%s, %s, false)", (name, str(max(1, round(1000 * seconds)))))
+        for name, value in values.items():
+            connection.execute("SELECT set_config(%s, %s, false)", (name, value))
         pgvector.psycopg.register_vector(connection)
         connection.commit()

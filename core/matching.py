@@ -127,16 +127,19 @@ def _match(
             unread |= ids
         else:
             compared.append(_compare(property_id, wanted, found, decider))
+    whole = [photo_id for photo_id in wanted if photo_id not in unread]
+    settled = any(found["status"] == "active" and found["settled"] for found in by_model)
+    record = None
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:
             one.write(connection)
-        whole = [photo_id for photo_id in wanted if photo_id not in unread]
         marked = database.execute(connection, "matched", property_id=property_id, photo_ids=whole)
         # A crash that takes all of it along leaves the photos unmatched, and the sweep sees that.
         database.execute(connection, "commit_without_waiting")
-        record = _Record.asked(connection, property_id)
-    _, changed = _regroup(connection, property_id, record)
+        if not settled or any(one.kept or one.dropped for one in compared):
+            record = _Record.asked(connection, property_id)
+    changed = record is not None and _regroup(connection, property_id, record)[1]
     done = marked.fetchall()
     for row in done:
         observations.tell(observations.PhotoMatched(row["age_seconds"]))

@@ -201,12 +201,20 @@ FOR NO KEY UPDATE;
 -- name: neighbours
 -- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
 -- a row a model. In one value, since the server sends rows of eight kilobytes one by one. And between whom its pairs on
--- record are.
+-- record are; and whether flags that do not speak of the photo can stay as they are if it gets no pair: they are those
+-- of the model, and no verdict waits.
 SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
     SELECT ARRAY[photo_a, photo_b]
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = own.model_id AND own.photo_id IN (photo_a, photo_b)
-) AS on_record
+) AS on_record, EXISTS (
+    SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = own.model_id
+) AND NOT EXISTS (
+    SELECT FROM verdict WHERE property_id = %(property_id)s AND applied_at IS NULL
+) AND NOT EXISTS (
+    SELECT FROM duplicate_flag
+    WHERE property_id = %(property_id)s AND (photo_id = %(photo_id)s OR duplicate_of = %(photo_id)s)
+) AS settled
 FROM photo_embedding AS own
 JOIN model ON model.id = own.model_id AND model.status <> 'retired'
 CROSS JOIN LATERAL (
@@ -230,7 +238,14 @@ SELECT model.id AS model_id, model.review_threshold, model.status, everybody.pho
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = model.id
       AND (photo_a = ANY(%(photo_ids)s) OR photo_b = ANY(%(photo_ids)s))
-) AS on_record
+) AS on_record, EXISTS (
+    SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = model.id
+) AND NOT EXISTS (
+    SELECT FROM verdict WHERE property_id = %(property_id)s AND applied_at IS NULL
+) AND NOT EXISTS (
+    SELECT FROM duplicate_flag
+    WHERE property_id = %(property_id)s AND (photo_id = ANY(%(photo_ids)s) OR duplicate_of = ANY(%(photo_ids)s))
+) AS settled
 FROM model
 CROSS JOIN LATERAL (
     SELECT array_agg(photo_id) AS photo_ids, string_agg(halfvec_send(embedding), '') AS embeddings
@@ -262,10 +277,13 @@ DELETE FROM pair
 WHERE property_id = %(property_id)s AND photo_a = %(photo_a)s AND photo_b = %(photo_b)s AND model_id = %(model_id)s;
 
 -- name: matched
--- The first match of an embedding only: those that copies of its task lead to are neither written nor measured.
+-- The first match of an embedding only: those that copies of its task lead to are neither written nor measured. Not
+-- "matched_at IS NULL", which would let the planner look through all unfinished photos, by an index that was empty when
+-- it was last analysed.
 UPDATE photo
 SET matched_at = now(), postponed = 0
-WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded' AND matched_at IS NULL
+WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded'
+  AND coalesce(matched_at, 'infinity') = 'infinity'
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
 
 -- name: commit_without_waiting

@@ -38,7 +38,10 @@ def prepare(config: settings.Settings) -> Worker:
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
     budgets.keep_freed()
     base = database.Database(
-        config.database_url, config.database_pool_size, statement_seconds=config.database_timeout_seconds
+        config.database_url,
+        config.database_pool_size,
+        statement_seconds=config.database_timeout_seconds,
+        generic_plans=True,
     )
     named = bundle.load(config.bundle) if config.bundle else None
     with base.transaction() as connection:

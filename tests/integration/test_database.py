@@ -145,3 +145,12 @@ def test_a_transaction_that_the_server_ended_for_its_length_is_an_outage(
             raise psycopg.errors.IdleInTransactionSessionTimeout("terminating connection")
         with base.transaction() as connection:
             assert connection.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+
+
+@pytest.mark.parametrize(("generic", "mode"), [(False, "auto"), (True, "force_generic_plan")])
+def test_statements_may_be_planned_once(
+    server: embedded_postgres.EmbeddedPostgres, *, generic: bool, mode: str
+) -> None:
+    base = database.Database(server.url(), pool_size=1, generic_plans=generic)
+    with contextlib.closing(base), base.transaction() as connection:
+        assert connection.execute("SHOW plan_cache_mode").fetchone() == {"plan_cache_mode": mode}

@@ -8,7 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 
-from core import database, errors, events, matching, registry
+from core import database, errors, events, matching, photos, registry
 from tests.integration.conftest import Server
 from tests.integration.ledger import (
     BUNDLES,
@@ -237,3 +237,85 @@ def test_a_pair_that_is_none_any_more_goes(base: database.Database, property_id:
     match(base, photo)
     assert rows(base, "SELECT * FROM pair WHERE property_id = %s", property_id) == []
     assert flags(base, property_id) == {}
+
+
+def test_photos_are_marked_by_their_key_though_nothing_was_unfinished_once(
+    base: database.Database, server: Server
+) -> None:
+    """By the index of unfinished photos, each mark would go through all of a heap that came since."""
+    del base
+    with psycopg.connect(server.url("test_matching"), autocommit=True) as owner:
+        owner.execute(
+            "INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status, "
+            "matched_at) SELECT 'many', 'photos', number::text, '', '', now(), now(), 'embedded', now()"
+            " FROM generate_series(1, 3000) AS number"
+        )
+        owner.execute("UPDATE photo SET matched_at = now() WHERE matched_at IS NULL")
+        owner.execute("VACUUM (ANALYZE) photo")
+        values = {b"%(property_id)s": b"'many'", b"%(photo_ids)s": b"'{1}'::bigint[]"}
+        statement = database.query("matched")
+        for name, value in values.items():
+            statement = statement.replace(name, value)
+        plan = [line for (line,) in owner.execute(b"EXPLAIN " + statement).fetchall()]
+    assert any("photo_pkey" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flags_that_are_left_alone_are_what_deciding_anew_gives(
+    base: database.Database, property_id: str, seed: int
+) -> None:
+    """A match that finds no pairs does not read what its property's flags are worked out from."""
+    random = np.random.default_rng(seed)
+    there: dict[str, photos.Revision] = {}
+    judged: set[tuple[str, str]] = set()
+    unmatched: set[str] = set()
+    waits, compared = False, 0
+    for step in range(200):
+        what = random.choice(["new", "other bytes", "other bytes", "removed", "verdict", *["matched"] * 4])
+        name = str(random.choice(sorted(there))) if there else ""
+        if what == "new":
+            name = f"{step}"
+            there[name] = apply(base, event(property_id, name, at=int(random.integers(100)))).photo
+        elif not there:
+            continue
+        if what in {"new", "other bytes"}:
+            content = vector(*np.eye(8)[random.integers(8)])
+            assert embed(base, there[name], content, sha256=f"{step}")
+            unmatched.add(name)
+        if what == "removed":
+            apply(base, event(property_id, name, at=1000 + step, kind=events.Kind.REMOVED))
+            unmatched.discard(name)
+            del there[name]
+        if what in {"removed", "other bytes"}:
+            judged = {pair for pair in judged if name not in pair}
+        if what == "verdict" and len(there) > 1:
+            one, other = sorted(str(chosen) for chosen in random.choice(sorted(there), 2, replace=False))
+            if (one, other) not in judged:
+                judged.add((one, other))
+                verdict(base, there[one], there[other], duplicate=bool(random.integers(2)))
+                waits = True
+        if what == "matched" and (unmatched or waits):
+            wanted = [there[str(one)] for one in random.permutation(sorted(unmatched or {name}))]
+            _match(base, wanted, together=bool(random.integers(2)))
+            unmatched, waits = set(), False
+            left = _flag_rows(base, property_id)
+            with base.transaction() as connection:
+                matching.follow(connection, property_id)
+            assert _flag_rows(base, property_id) == left
+            compared += bool(left)
+    assert compared > 3
+
+
+def _match(base: database.Database, wanted: list[photos.Revision], *, together: bool) -> None:
+    if together:
+        with base.transaction() as connection:
+            ids = [photo.photo_id for photo in wanted]
+            assert matching.match_together(connection, wanted[0].property_id, ids, BUNDLES, 50) is not None
+    else:
+        for photo in wanted:
+            match(base, photo)
+
+
+def _flag_rows(base: database.Database, property_id: str) -> list[database.Row]:
+    found = "SELECT photo_id, duplicate_of, score, decided_by, model_id FROM duplicate_flag WHERE property_id = %s"
+    return rows(base, found + " ORDER BY photo_id", property_id)

@@ -144,6 +144,24 @@ def test_a_photo_without_the_new_embedding_keeps_its_property(base: database.Dat
     assert (steps.shown(base, place), steps.of_flags(base, place)) == (steps.NEW, {steps.NEW})
 
 
+@pytest.mark.parametrize("together", [False, True])
+def test_photos_without_pairs_let_their_property_switch(
+    base: database.Database, place: str, *, together: bool
+) -> None:
+    made = [steps.add(base, place, "a", 0, old=(1,)), steps.add(base, place, "b", 1, old=(0, 1))]
+    for photo, content in zip(made, ((1,), (0, 1)), strict=True):
+        steps.store(base, photo, new=content)
+    steps.activate(base, steps.NEW)
+    if together:
+        with base.transaction() as connection:
+            ids = [photo.photo_id for photo in made]
+            assert matching.match_together(connection, place, ids, ledger.BUNDLES, 50) is not None
+    else:
+        for photo in made:
+            ledger.match(base, photo)
+    assert steps.shown(base, place) == steps.NEW
+
+
 def test_a_new_property_shows_the_active_model(base: database.Database, place: str) -> None:
     steps.activate(base, steps.NEW)
     steps.add(base, place, "a", 0, old=(1,), new=(1,))
