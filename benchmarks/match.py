@@ -264,6 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         photos, matches, sizes = [1_000, 4_000], 200, SIZES[:2]
     # As the match worker does.
     budgets.keep_freed()
+    budgets.single_thread_blas()
     folder = pathlib.Path(tempfile.mkdtemp(prefix="dedup-benchmark-"))
     folder.chmod(0o755)
     rows: list[results.Row] = []

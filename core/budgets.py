@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Iterator
 
+import threadpoolctl
+
 
 class Budget:
     """So many bytes for all threads together.
@@ -73,6 +75,15 @@ def keep_freed() -> None:
     By default glibc gives arrays of 128 kB and more back at once, and each new one costs the kernel a fault a page.
     """
     _mallopt({_M_TRIM_THRESHOLD: _KEPT_BYTES, _M_MMAP_THRESHOLD: _KEPT_BYTES // 2})
+
+
+def single_thread_blas() -> None:
+    """Let numpy multiply matrices in the calling thread, for processes whose matrices are small.
+
+    OpenBLAS's further threads, by default one a core, wait busily for the next product: half of a match's processor
+    time.
+    """
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
 
 def _mallopt(options: dict[int, int]) -> None:

@@ -170,18 +170,30 @@ def execute_binary(connection: Connection, name: str, /, **parameters: object) -
     return connection.execute(query(name), parameters, binary=True)
 
 
-def halfvecs(sent: bytes, count: int) -> npt.NDArray[np.float16]:
-    """(count, dims) of halfvecs as pgvector's `halfvec_send` gives them, one after the other.
+def halfvecs(sent: bytes, count: int) -> npt.NDArray[np.float32]:
+    """(count, dims) float32 of finite halfvecs as pgvector's `halfvec_send` gives them, one after the other.
 
     Each is its dims and a zero as int16, then big-endian float16 (pgvector, src/halfvec.c).
     """
-    return np.frombuffer(sent, dtype=">f2").reshape(count, -1)[:, 2:]
+    bits = np.frombuffer(sent, dtype=">i2").reshape(count, -1)[:, 2:].astype(np.int32)
+    # As astype(float32) of float16, in a quarter of the time: sign, exponent and fraction to their places, and the
+    # exponent counts from another zero.
+    bits <<= 13
+    bits &= ~0x70000000
+    values: npt.NDArray[np.float32] = bits.view(np.float32)
+    values *= np.float32(2.0**112)
+    return values
 
 
 def execute_many(connection: Connection, name: str, rows: Sequence[Row]) -> None:
     """Run a named query without results once for each row of parameters, in one round trip."""
     with connection.cursor() as cursor:
         cursor.executemany(query(name), rows)
+
+
+def commit(connection: Connection) -> None:
+    """Commit together with the statements before it in a pipeline: psycopg's own takes a round trip of its own."""
+    connection.execute("COMMIT")
 
 
 def ask(url: str, statement: bytes) -> Row | None:

@@ -49,7 +49,7 @@ def match(
     them sees both.
 
     Args:
-        connection: alone in its transaction.
+        connection: alone in its transaction, which is committed where no flag can change.
         property_id: the property.
         photo_id: its photo; nothing happens when it has no embedding (removed or replaced meanwhile).
         bundles: of the models.
@@ -63,7 +63,7 @@ def match(
         ConfigurationError: the active model's bundle cannot be read.
     """
     with connection.pipeline():
-        database.execute(connection, "lock_property", property_id=property_id)
+        database.execute(connection, "lock_to_match", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", property_id=property_id, photo_ids=[photo_id])
         near = database.execute_binary(
             connection, "neighbours", property_id=property_id, photo_id=photo_id, limit=neighbours
@@ -91,7 +91,7 @@ def match_together(
     """
     photos = {"property_id": property_id, "photo_ids": list(photo_ids)}
     with connection.pipeline():
-        database.execute(connection, "lock_property", property_id=property_id)
+        database.execute(connection, "lock_to_match", property_id=property_id)
         locked = database.execute(connection, "lock_embedded", **photos)
         every = database.execute_binary(connection, "everybody", **photos, limit=neighbours + 2)
     by_model = every.fetchall()
@@ -129,23 +129,24 @@ def _match(
             compared.append(_compare(property_id, wanted, found, decider))
     whole = [photo_id for photo_id in wanted if photo_id not in unread]
     settled = any(found["status"] == "active" and found["settled"] for found in by_model)
-    record = None
+    decides = not settled or any(one.kept or one.dropped for one in compared)
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:
             one.write(connection)
         marked = database.execute(connection, "matched", property_id=property_id, photo_ids=whole)
-        # A crash that takes all of it along leaves the photos unmatched, and the sweep sees that.
-        database.execute(connection, "commit_without_waiting")
-        if not settled or any(one.kept or one.dropped for one in compared):
+        if decides:
             record = _Record.asked(connection, property_id)
-    changed = record is not None and _regroup(connection, property_id, record)[1]
+        else:
+            database.commit(connection)
     done = marked.fetchall()
     for row in done:
         observations.tell(observations.PhotoMatched(row["age_seconds"]))
-    if len(done) < len(wanted) or changed:
-        # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
-        database.execute(connection, "commit_waiting")
+    if decides:
+        _, changed = _regroup(connection, property_id, record)
+        if len(done) < len(wanted) or changed:
+            # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
+            database.execute(connection, "commit_waiting")
     return {
         photo_id: sum(photo_id in {pair["photo_a"], pair["photo_b"]} for one in compared for pair in one.kept)
         for photo_id in wanted
@@ -175,8 +176,8 @@ def _compare(property_id: str, wanted: Sequence[int], found: database.Row, decid
     own = [photo_id for photo_id in wanted if photo_id in places]
     # Those to be matched first: each is compared with all that come after it.
     order = own + [photo_id for photo_id in ids if photo_id not in wanted]
-    halves = database.halfvecs(found["embeddings"], len(ids))
-    vectors = halves[[places[photo_id] for photo_id in order]].astype(np.float32)
+    embeddings = database.halfvecs(found["embeddings"], len(ids))
+    vectors = embeddings[[places[photo_id] for photo_id in order]]
     compared = _Compared([], [])
     for place, photo_id in enumerate(own):
         others = order[place + 1 :]

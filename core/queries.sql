@@ -4,6 +4,12 @@
 -- name: lock_property
 SELECT pg_advisory_xact_lock(hashtextextended('listing-dedup ' || %(property_id)s, 0));
 
+-- name: lock_to_match
+-- As lock_property. And the commit does not wait for the disk, nor for a standby: a crash that takes all of a match
+-- along leaves its photos unmatched, and the sweep sees that.
+SELECT pg_advisory_xact_lock(hashtextextended('listing-dedup ' || %(property_id)s, 0)),
+    set_config('synchronous_commit', 'off', true);
+
 -- name: insert_photo
 INSERT INTO photo (property_id, bucket, key, etag, sequencer, occurred_at, uploaded_at, status, bytes)
 VALUES (%(property_id)s, %(bucket)s, %(key)s, %(etag)s, %(sequencer)s, %(occurred_at)s, %(occurred_at)s,
@@ -285,10 +291,6 @@ SET matched_at = now(), postponed = 0
 WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded'
   AND coalesce(matched_at, 'infinity') = 'infinity'
 RETURNING extract(epoch FROM clock_timestamp() - uploaded_at)::float8 AS age_seconds;
-
--- name: commit_without_waiting
--- For the disk, nor for a standby. For what is done again if a crash takes it along.
-SELECT set_config('synchronous_commit', 'off', true);
 
 -- name: commit_waiting
 -- As this session does elsewhere.

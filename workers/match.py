@@ -37,6 +37,7 @@ def prepare(config: settings.Settings) -> Worker:
     """
     global _worker  # noqa: PLW0603 - Celery's tasks are module functions; the process has one worker
     budgets.keep_freed()
+    budgets.single_thread_blas()
     base = database.Database(
         config.database_url,
         config.database_pool_size,

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from core import database, errors, events, matching, photos, registry
+from tests.integration import commits
 from tests.integration.conftest import Server
 from tests.integration.ledger import (
     BUNDLES,
@@ -47,34 +48,32 @@ def test_duplicates_are_flagged_to_the_earliest(base: database.Database, propert
 
 
 def test_only_what_readers_may_have_seen_waits_for_the_disk(
-    base: database.Database, property_id: str
+    base: database.Database, server: Server, property_id: str
 ) -> None:
     """A match that changes no flag is found undone by the sweep if a crash takes it along."""
-    photos = [apply(base, event(property_id, name, at=at)).photo for at, name in enumerate("abc")]
-    waits = []
-    for photo, values in zip(photos, ((1, 0), (0, 1), (1, 0.1)), strict=True):
-        assert embed(base, photo, vector(*values))
-        with base.transaction() as connection:
-            matching.match(connection, property_id, photo.photo_id, BUNDLES, 50)
-            waits.append(_waits_for_the_disk(connection))
-    with base.transaction() as connection:
-        matching.match(connection, property_id, photos[0].photo_id, BUNDLES, 50)
-        waits.append(_waits_for_the_disk(connection))
-    # Nothing is flagged by it, but that it was applied is told to whoever gave it.
-    verdict(base, photos[0], photos[1], duplicate=False)
-    photo = apply(base, event(property_id, "d", at=3)).photo
-    assert embed(base, photo, vector(0, 0, 1))
-    with base.transaction() as connection:
-        matching.match(connection, property_id, photo.photo_id, BUNDLES, 50)
-        waits.append(_waits_for_the_disk(connection))
-    assert waits == ["off", "off", "on", "on", "on"]
+
+    def waits(photo: photos.Revision) -> str:
+        return commits.setting(
+            base,
+            lambda connection: matching.match(connection, property_id, photo.photo_id, BUNDLES, 50),
+        )
+
+    made = [apply(base, event(property_id, name, at=at)).photo for at, name in enumerate("abc")]
+    with commits.told(server.url("test_matching")):
+        found = []
+        for photo, values in zip(made, ((1, 0), (0, 1), (1, 0.1)), strict=True):
+            assert embed(base, photo, vector(*values))
+            found.append(waits(photo))
+        found.append(waits(made[0]))
+        # Nothing is flagged by it, but that it was applied is told to whoever gave it.
+        verdict(base, made[0], made[1], duplicate=False)
+        photo = apply(base, event(property_id, "d", at=3)).photo
+        assert embed(base, photo, vector(0, 0, 1))
+        found.append(waits(photo))
+    assert found == ["off", "off", "on", "on", "on"]
     assert flags(base, property_id) == {"c": "a"}
     with base.transaction() as connection:
-        assert _waits_for_the_disk(connection) == "on"
-
-
-def _waits_for_the_disk(connection: database.Connection) -> str:
-    return str(connection.execute("SHOW synchronous_commit").fetchone()["synchronous_commit"])  # type: ignore[index]
+        assert connection.execute("SHOW synchronous_commit").fetchone() == {"synchronous_commit": "on"}
 
 
 def test_flags_do_not_depend_on_the_order_of_arrival(base: database.Database) -> None:
@@ -108,6 +107,16 @@ def test_embeddings_arrive_as_they_were_stored(base: database.Database, property
         ).fetchone()
     assert row is not None
     np.testing.assert_array_equal(database.halfvecs(row["sent"], row["n"]), stored)
+
+
+def test_every_finite_half_keeps_its_value() -> None:
+    every = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    halves = every[np.isfinite(every)].reshape(2, -1)
+    heads = np.zeros((2, 2), dtype=np.float16)
+    found = database.halfvecs(np.hstack([heads, halves]).astype(">f2").tobytes(), 2)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, halves.astype(np.float32))
+    np.testing.assert_array_equal(np.signbit(found), np.signbit(halves))
 
 
 def test_other_properties_are_not_compared(base: database.Database) -> None:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from core import database, errors, events, matching, photos
-from tests.integration import ledger
+from tests.integration import commits, ledger
+from tests.integration.conftest import Server
 
 OTHER_MODEL = "fedcba9876543210"
 NAMES = "abcdefghi"
@@ -189,17 +190,20 @@ def test_pairs_that_are_none_any_more_go(base: database.Database) -> None:
     assert [row[:2] for row in record(base, place)[0]] == [("a", "b"), ("c", "d")]
 
 
-def test_it_waits_for_the_disk_where_no_sweep_would_do_it_again(base: database.Database) -> None:
+def test_it_waits_for_the_disk_where_no_sweep_would_do_it_again(
+    base: database.Database, server: Server
+) -> None:
     place = ledger.new_property()
     found = [ledger.apply(base, ledger.event(place, name)).photo for name in "abcd"]
-    for number, photo in enumerate(found):
-        assert ledger.embed(base, photo, ledger.vector(*np.eye(4)[number]))
-    waits = []
-    for wanted in (found[:2], found[1:3], found[2:]):
-        with base.transaction() as connection:
-            ids = [photo.photo_id for photo in wanted]
-            matching.match_together(connection, place, ids, ledger.BUNDLES, 50)
-            row = connection.execute("SHOW synchronous_commit").fetchone()
-            assert row is not None
-            waits.append(row["synchronous_commit"])
-    assert waits == ["off", "on", "on"]
+    for photo, values in zip(found, ((1,), (0.7, 0.7), (0, 0, 1), (0, 0, 0.7, 0.7)), strict=True):
+        assert ledger.embed(base, photo, ledger.vector(*values))
+
+    def waits(wanted: Sequence[photos.Revision]) -> str:
+        ids = [photo.photo_id for photo in wanted]
+        return commits.setting(
+            base,
+            lambda connection: matching.match_together(connection, place, ids, ledger.BUNDLES, 50),
+        )
+
+    with commits.told(server.url("test_matching_together")):
+        assert [waits(found[:2]), waits(found[1:3]), waits(found[2:])] == ["off", "on", "on"]

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 from core import budgets
@@ -69,3 +72,19 @@ def test_an_error_gives_back_what_was_held() -> None:
             raise ValueError
     except ValueError:
         assert budget._free == 10
+
+
+def test_matrices_are_multiplied_in_one_thread() -> None:
+    told = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import numpy, threadpoolctl; from core import budgets; budgets.single_thread_blas();"
+            "print({found['num_threads'] for found in threadpoolctl.threadpool_info()})",
+        ],
+        env={**os.environ, "OPENBLAS_NUM_THREADS": "3"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.strip() == "{1}"

@@ -80,13 +80,20 @@ def test_who_comes_first_changes_no_digit() -> None:
     b[:50] = fusing.unit(a[:50] + 0.1 * b[:50])
     np.testing.assert_array_equal(correspondence.describe(a, b), correspondence.describe(b, a))
     np.testing.assert_array_equal(correspondence.describe(a[:1], b), correspondence.describe(b, a[:1]))
+    # As one photo is matched, and then the other.
+    one = [correspondence.describe(a[:1], b[:20])[row] for row in range(20)]
+    other = [correspondence.describe(b[row : row + 1], a[:20])[0] for row in range(20)]
+    np.testing.assert_allclose(one, other, atol=1e-6)
 
 
 def test_near_is_looked_for_in_both_photos(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = cells(150, 3), cells(150, 4)
     b[:50] = fusing.unit(a[:50] + 0.2 * b[:50])
     first = correspondence.describe(a, b)
-    monkeypatch.setattr(correspondence, "_ordered", lambda one, other: (other, one))
+    likeness = correspondence._likeness
+    monkeypatch.setattr(
+        correspondence, "_likeness", lambda *photos: likeness(*photos).transpose(0, 2, 1).copy()
+    )
     np.testing.assert_allclose(first, correspondence.describe(a, b), atol=1e-5)
 
 
