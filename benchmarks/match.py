@@ -1,7 +1,8 @@
 """How long a match takes in the database and the pair classifier together, by photos in all and by photos a property.
 
-``python -m benchmarks.match [--photos N ...] [--quick] [--json]``: an embedded Postgres of its own, filled with random
-embeddings of which one in ten is a near copy of another of its property, so that pairs are stored and groups formed.
+``python -m benchmarks.match [--photos N ...] [--quick] [--json]``: for each number of photos an embedded Postgres of
+its own, filled with random embeddings of which one in ten is a near copy of another of its property, so that pairs are
+stored and groups formed; they are timed in turns.
 Timed is `core.matching.match` with its transaction, by a pool of one connection as the match worker has it: the first
 match of random photos, which writes pairs and flags, of properties that were read once before ("warm"). In the same
 run: a transaction of one empty statement, which tells how fast the machine answers at the time; properties of 10 to
@@ -37,6 +38,7 @@ NEIGHBOURS = 200
 SIZES: tuple[int, ...] = (10, 100, 1_000, 5_000)
 ALIKE = 500
 HNSW_ROWS = 20_000
+ROUNDS = 5
 _COPY_ROWS = 2_000
 
 Photo = tuple[str, int]
@@ -249,6 +251,20 @@ def timed(
     return np.array(spent) * 1000
 
 
+def in_turns(tables: Sequence[Table], matches: int) -> Iterator[results.Row]:
+    """Matches in each table, and empty transactions; in turns, as the machine's speed moves within minutes."""
+    spent: list[list[Milliseconds]] = [[] for _ in tables]
+    nothing: list[list[Milliseconds]] = [[] for _ in tables]
+    for _ in range(ROUNDS):
+        for number, table in enumerate(tables):
+            some = table.some(matches, "table-")
+            spent[number].append(table.match(some))
+            nothing[number].append(table.nothing(some))
+    for number, table in enumerate(tables):
+        for what, times in (("match", spent), ("SELECT 1 and its commit", nothing)):
+            yield table.row(what, PROPERTY_PHOTOS, np.concatenate(times[number]))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, and keep the CSV."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -261,7 +277,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     photos, matches, sizes = options.photos, options.matches, SIZES
     if options.quick:
-        photos, matches, sizes = [1_000, 4_000], 200, SIZES[:2]
+        photos, matches, sizes = [1_000, 4_000], 100, SIZES[:2]
     # As the match worker does.
     budgets.keep_freed()
     budgets.single_thread_blas()
@@ -269,14 +285,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder.chmod(0o755)
     rows: list[results.Row] = []
     try:
-        with contextlib.closing(Table(folder)) as table:
+        with contextlib.ExitStack() as stack:
+            tables = []
             for count in sorted(photos):
-                table.fill(count - table.photos, PROPERTY_PHOTOS, f"table-{count}")
-                some = table.some(matches, "table-")
-                rows.append(table.row("match", PROPERTY_PHOTOS, table.match(some)))
-                print(rows[-1], file=sys.stderr)
-                rows.append(table.row("SELECT 1 and its commit", PROPERTY_PHOTOS, table.nothing(some)))
-                print(rows[-1], file=sys.stderr)
+                (folder / str(count)).mkdir(mode=0o755)
+                tables.append(stack.enter_context(contextlib.closing(Table(folder / str(count)))))
+                tables[-1].fill(count, PROPERTY_PHOTOS, "table")
+            rows += in_turns(tables, matches // ROUNDS)
+            table = tables[-1]
             for size in sizes:
                 table.fill(max(size, 1_000), size, f"size-{size}")
                 some = table.some(min(matches, 300), f"size-{size}-")
