@@ -291,7 +291,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 (folder / str(count)).mkdir(mode=0o755)
                 tables.append(stack.enter_context(contextlib.closing(Table(folder / str(count)))))
                 tables[-1].fill(count, PROPERTY_PHOTOS, "table")
-            rows += in_turns(tables, matches // ROUNDS)
+            rows += in_turns(tables, max(1, matches // ROUNDS))
             table = tables[-1]
             for size in sizes:
                 table.fill(max(size, 1_000), size, f"size-{size}")

@@ -80,8 +80,7 @@ def keep_freed() -> None:
 def single_thread_blas() -> None:
     """Let numpy multiply matrices in the calling thread, for processes whose matrices are small.
 
-    OpenBLAS's further threads, by default one a core, wait busily for the next product: half of a match's processor
-    time.
+    OpenBLAS's further threads, by default one a core, wait busily for the next product.
     """
     threadpoolctl.threadpool_limits(1, user_api="blas")
 

@@ -82,20 +82,18 @@ def describe(a: Floats, b: Floats) -> Floats:
     Returns:
         (n, len(NAMES)) float32; exactly the same with `a` and `b` exchanged.
     """
-    if len(b) == 1:
-        a, b = b, a
-    count = len(b) if len(a) else 0
+    count = max(len(a), len(b)) if len(a) and len(b) else 0
     result = np.empty((count, len(NAMES)), dtype=np.float32)
     for start in range(0, count, _CHUNK):
         stop = min(start + _CHUNK, count)
-        result[start:stop] = _describe(a if len(a) == 1 else a[start:stop], b[start:stop])
+        result[start:stop] = _describe(*_ordered(_part(a, start, stop), _part(b, start, stop)))
     return result
 
 
 def _describe(a: Floats, b: Floats) -> Floats:
-    # (n, cells of one, cells of the other) and turned about: what is taken over cells then runs along whole rows of
-    # memory.
-    likeness = _likeness(a, b)
+    # A product a pair, as which of two equal cells is the greater must not depend on where they stand in a larger one.
+    # (n, cells of b, cells of a) and turned about: what is taken over cells then runs along whole rows of memory.
+    likeness = b @ a.transpose(0, 2, 1)
     turned_about = np.ascontiguousarray(likeness.transpose(0, 2, 1))
     count = len(likeness)
     there, back = likeness.max(axis=1), turned_about.max(axis=1)
@@ -153,30 +151,17 @@ def _near(likeness: Floats) -> Floats:
     return both.reshape(len(likeness), -1)
 
 
-def _likeness(a: Floats, b: Floats) -> Floats:
-    """(n, cells of the greater photo, cells of the lesser): no sum then depends on who came first.
-
-    Nor does a product of two cells: BLAS adds up each by itself, in one order.
-    """
-    cells = _products(a, b)
+def _ordered(a: Floats, b: Floats) -> tuple[Floats, Floats]:
+    """The lesser photo of each pair first: sums are then taken in one order, and no digit depends on who came first."""
     a, b = np.broadcast_arrays(a, b)
     # Nearly always the first cells differ already; only where they do not, all are compared.
     swapped, same = _greater(a[:, 0], b[:, 0])
     if same.any():
         swapped[same] = _greater(a[same].reshape(same.sum(), -1), b[same].reshape(same.sum(), -1))[0]
-    cells[swapped] = cells[swapped].transpose(0, 2, 1)
-    return cells
-
-
-def _products(a: Floats, b: Floats) -> Floats:
-    """(n, cells of `b`, cells of `a`)."""
-    products: Floats
-    if len(a) > 1:
-        products = b @ a.transpose(0, 2, 1)
-        return products
-    # One product takes half as long as one a pair.
-    products = b.reshape(-1, b.shape[-1]) @ a[0].T
-    return products.reshape(-1, CELLS, CELLS)
+    if swapped.any():
+        a, b = a.copy(), b.copy()
+        a[swapped], b[swapped] = b[swapped], a[swapped]
+    return a, b
 
 
 def _greater(a: Floats, b: Floats) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
@@ -184,3 +169,7 @@ def _greater(a: Floats, b: Floats) -> tuple[npt.NDArray[np.bool_], npt.NDArray[n
     rows = np.arange(len(a))
     first = (a != b).argmax(axis=1)
     return a[rows, first] > b[rows, first], a[rows, first] == b[rows, first]
+
+
+def _part(cells: Floats, start: int, stop: int) -> Floats:
+    return cells if len(cells) == 1 else cells[start:stop]

@@ -176,8 +176,8 @@ def halfvecs(sent: bytes, count: int) -> npt.NDArray[np.float32]:
     Each is its dims and a zero as int16, then big-endian float16 (pgvector, src/halfvec.c).
     """
     bits = np.frombuffer(sent, dtype=">i2").reshape(count, -1)[:, 2:].astype(np.int32)
-    # As astype(float32) of float16, in a quarter of the time: sign, exponent and fraction to their places, and the
-    # exponent counts from another zero.
+    # Faster than astype(float32) of float16: sign, exponent and fraction to their places, and the exponent counts from
+    # another zero.
     bits <<= 13
     bits &= ~0x70000000
     values: npt.NDArray[np.float32] = bits.view(np.float32)
@@ -192,7 +192,10 @@ def execute_many(connection: Connection, name: str, rows: Sequence[Row]) -> None
 
 
 def commit(connection: Connection) -> None:
-    """Commit together with the statements before it in a pipeline: psycopg's own takes a round trip of its own."""
+    """Commit a `Database.transaction` together with the last statements of a pipeline: its own takes a round trip more.
+
+    Nothing may follow in its block.
+    """
     connection.execute("COMMIT")
 
 

@@ -81,7 +81,7 @@ def match_together(
 ) -> dict[int, int] | None:
     """As `match`, of several photos of a property in one go, where each is a neighbour of all others anyway.
 
-    Its embeddings are then read once, and its flags rewritten once.
+    Its embeddings are then read once, and its flags rewritten once. It may commit as well.
 
     Returns:
         As `match`, by photo; None, and nothing is done, if the property has more than `neighbours` other photos.
@@ -139,14 +139,13 @@ def _match(
             record = _Record.asked(connection, property_id)
         else:
             database.commit(connection)
+    changed = decides and _regroup(connection, property_id, record)[1]
     done = marked.fetchall()
     for row in done:
         observations.tell(observations.PhotoMatched(row["age_seconds"]))
-    if decides:
-        _, changed = _regroup(connection, property_id, record)
-        if len(done) < len(wanted) or changed:
-            # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
-            database.execute(connection, "commit_waiting")
+    if decides and (len(done) < len(wanted) or changed):
+        # Flags, which a reader may have seen, wait for the disk; so does what no sweep would do again.
+        database.execute(connection, "commit_waiting")
     return {
         photo_id: sum(photo_id in {pair["photo_a"], pair["photo_b"]} for one in compared for pair in one.kept)
         for photo_id in wanted

@@ -207,8 +207,9 @@ FOR NO KEY UPDATE;
 -- name: neighbours
 -- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
 -- a row a model. In one value, since the server sends rows of eight kilobytes one by one. And between whom its pairs on
--- record are; and whether flags that do not speak of the photo can stay as they are if it gets no pair: they are those
--- of the model, and no verdict waits.
+-- record are; and whether flags can stay as they are if the photo gets no pair: they are those of the model, none speaks
+-- of the photo, and no person has said anything, which reaches further than to the two photos (and of the photo itself is
+-- forgotten, with its pairs, where it is embedded from other bytes).
 SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
     SELECT ARRAY[photo_a, photo_b]
     FROM pair
@@ -216,7 +217,7 @@ SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.
 ) AS on_record, EXISTS (
     SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = own.model_id
 ) AND NOT EXISTS (
-    SELECT FROM verdict WHERE property_id = %(property_id)s AND applied_at IS NULL
+    SELECT FROM verdict WHERE property_id = %(property_id)s
 ) AND NOT EXISTS (
     SELECT FROM duplicate_flag
     WHERE property_id = %(property_id)s AND (photo_id = %(photo_id)s OR duplicate_of = %(photo_id)s)
@@ -247,7 +248,7 @@ SELECT model.id AS model_id, model.review_threshold, model.status, everybody.pho
 ) AS on_record, EXISTS (
     SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = model.id
 ) AND NOT EXISTS (
-    SELECT FROM verdict WHERE property_id = %(property_id)s AND applied_at IS NULL
+    SELECT FROM verdict WHERE property_id = %(property_id)s
 ) AND NOT EXISTS (
     SELECT FROM duplicate_flag
     WHERE property_id = %(property_id)s AND (photo_id = ANY(%(photo_ids)s) OR duplicate_of = ANY(%(photo_ids)s))
@@ -300,14 +301,14 @@ SELECT set_config('synchronous_commit', NULL, true);
 -- Once a round of the sweep, as postpone, which speaks of photos that are to be embedded.
 UPDATE photo
 SET postponed = greatest(postponed, %(round)s + 1)
-WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND matched_at IS NULL
+WHERE property_id = %(property_id)s AND id = %(photo_id)s AND status = 'embedded' AND coalesce(matched_at, 'infinity') = 'infinity'
 RETURNING revision, postponed;
 
 -- name: park_unmatched
 UPDATE photo
 SET status = 'failed', failure = 'unmatched', failure_message = %(message)s, updated_at = now()
 WHERE property_id = %(property_id)s AND id = %(photo_id)s AND revision = %(revision)s AND status = 'embedded'
-  AND matched_at IS NULL
+  AND coalesce(matched_at, 'infinity') = 'infinity'
 RETURNING id;
 
 -- name: decisions

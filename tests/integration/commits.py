@@ -10,30 +10,38 @@ from psycopg import sql
 
 from core import database
 
-_FUNCTION = """
-CREATE FUNCTION tell_commit() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE NOTICE 'synchronous_commit %', current_setting('synchronous_commit');
-    RETURN NULL;
-END $$
-"""
+_FUNCTION = sql.SQL(
+    "CREATE FUNCTION at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {} RETURN NULL; END $$"
+)
+_TELL = sql.SQL("RAISE NOTICE 'synchronous_commit %', current_setting('synchronous_commit');")
+_REFUSE = sql.SQL("RAISE EXCEPTION 'refused';")
 _TRIGGER = sql.SQL(
-    "CREATE CONSTRAINT TRIGGER tell_commit AFTER INSERT OR UPDATE ON {} DEFERRABLE INITIALLY DEFERRED"
-    " FOR EACH ROW EXECUTE FUNCTION tell_commit()"
+    "CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT OR UPDATE ON {} DEFERRABLE INITIALLY DEFERRED"
+    " FOR EACH ROW EXECUTE FUNCTION at_commit()"
 )
 
 
 @contextlib.contextmanager
-def told(owner_url: str) -> Iterator[None]:
-    """Within, transactions that write photos or pairs say so; `owner_url`: login of the tables' owner."""
+def _at_commit(owner_url: str, work: sql.SQL) -> Iterator[None]:
+    """Within, transactions that write photos or pairs do this when they commit."""
     with psycopg.connect(owner_url, autocommit=True) as owner:
-        owner.execute(_FUNCTION)
+        owner.execute(_FUNCTION.format(work))
         for table in ("photo", "pair"):
             owner.execute(_TRIGGER.format(sql.Identifier(table)))
         try:
             yield
         finally:
-            owner.execute("DROP FUNCTION tell_commit CASCADE")
+            owner.execute("DROP FUNCTION at_commit CASCADE")
+
+
+def told(owner_url: str) -> contextlib.AbstractContextManager[None]:
+    """Within, transactions that write photos or pairs tell `setting`; `owner_url`: login of the tables' owner."""
+    return _at_commit(owner_url, _TELL)
+
+
+def refused(owner_url: str) -> contextlib.AbstractContextManager[None]:
+    """Within, no transaction that writes photos or pairs can commit."""
+    return _at_commit(owner_url, _REFUSE)
 
 
 def setting(base: database.Database, work: Callable[[database.Connection], object]) -> str:
@@ -43,9 +51,10 @@ def setting(base: database.Database, work: Callable[[database.Connection], objec
     def note(diagnostic: psycopg.errors.Diagnostic) -> None:
         found.append(str(diagnostic.message_primary))
 
-    with base.transaction() as connection:
+    with contextlib.ExitStack() as after, base.transaction() as connection:
         connection.add_notice_handler(note)
+        # It is told at the commit.
+        after.callback(connection.remove_notice_handler, note)
         work(connection)
-    connection.remove_notice_handler(note)
     (message,) = set(found)
     return message.removeprefix("synchronous_commit ")

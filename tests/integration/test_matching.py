@@ -23,6 +23,7 @@ from tests.integration.ledger import (
     flags,
     match,
     new_property,
+    row,
     rows,
     vector,
     verdict,
@@ -261,12 +262,62 @@ def test_photos_are_marked_by_their_key_though_nothing_was_unfinished_once(
         )
         owner.execute("UPDATE photo SET matched_at = now() WHERE matched_at IS NULL")
         owner.execute("VACUUM (ANALYZE) photo")
-        values = {b"%(property_id)s": b"'many'", b"%(photo_ids)s": b"'{1}'::bigint[]"}
-        statement = database.query("matched")
-        for name, value in values.items():
-            statement = statement.replace(name, value)
-        plan = [line for (line,) in owner.execute(b"EXPLAIN " + statement).fetchall()]
+        # As match workers have it planned.
+        owner.execute("SET plan_cache_mode = force_generic_plan")
+        statement = (
+            database.query("matched").replace(b"%(property_id)s", b"$1").replace(b"%(photo_ids)s", b"$2")
+        )
+        owner.execute(b"PREPARE matched (text, bigint[]) AS " + statement)
+        plan = [line for (line,) in owner.execute("EXPLAIN EXECUTE matched ('many', '{1}')").fetchall()]
     assert any("photo_pkey" in line for line in plan), plan
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_people_said_of_a_photo_that_is_flagged_nowhere_goes_with_its_bytes(
+    base: database.Database, property_id: str, *, together: bool
+) -> None:
+    made = {name: add(base, property_id, name, *np.eye(4)[at], at=at) for at, name in enumerate("acxb")}
+    for one, other, duplicate in (("a", "c", True), ("c", "x", True), ("x", "b", True), ("a", "x", False)):
+        verdict(base, made[one], made[other], duplicate)
+    match(base, made["a"])
+    assert flags(base, property_id) == {"c": "a", "b": "a"}
+    # No event has told of it yet. The photo has no pair, and no flag speaks of it.
+    assert embed(base, made["x"], vector(*np.eye(5)[4]), sha256="other")
+    _match(base, [made["x"]], together=together)
+    assert flags(base, property_id) == {"c": "a"}
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_only_who_finds_no_pair_commits_at_once(
+    base: database.Database, property_id: str, *, together: bool
+) -> None:
+    for name, values, status in (
+        ("first", (1,), "INTRANS"),  # its property shows no model yet
+        ("other", (0, 1), "IDLE"),
+        ("pair", (1,), "INTRANS"),
+    ):
+        photo = apply(base, event(property_id, name)).photo
+        assert embed(base, photo, vector(*values))
+        with base.transaction() as connection:
+            if together:
+                matching.match_together(connection, property_id, [photo.photo_id], BUNDLES, 50)
+            else:
+                matching.match(connection, property_id, photo.photo_id, BUNDLES, 50)
+            assert connection.info.transaction_status.name == status
+        assert row(base, photo)["matched_at"] is not None
+
+
+def test_a_commit_that_fails_leaves_the_photo_unmatched(
+    base: database.Database, server: Server, property_id: str
+) -> None:
+    add(base, property_id, "a", 1)
+    photo = apply(base, event(property_id, "b")).photo
+    assert embed(base, photo, vector(0, 1))
+    with commits.refused(server.url("test_matching")), pytest.raises(psycopg.errors.RaiseException):
+        match(base, photo)
+    assert row(base, photo)["matched_at"] is None
+    assert match(base, photo) == 0
+    assert row(base, photo)["matched_at"] is not None
 
 
 @pytest.mark.parametrize("seed", range(6))
