@@ -128,7 +128,8 @@ def _match(
         else:
             compared.append(_compare(property_id, wanted, found, decider))
     whole = [photo_id for photo_id in wanted if photo_id not in unread]
-    decides = not all(row["settled"] for row in locked) or any(one.kept or one.dropped for one in compared)
+    settled = any(found["status"] == "active" and found["settled"] for found in by_model)
+    decides = not settled or any(one.kept or one.dropped for one in compared)
     # One round trip: what is read to regroup comes after what is written here.
     with connection.pipeline():
         for one in compared:

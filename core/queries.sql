@@ -199,20 +199,7 @@ RETURNING photo.property_id, photo.id, photo.revision, photo.status, photo.postp
 
 -- name: lock_embedded
 -- Whoever stores a further embedding of these photos waits, so that "matched" never speaks of one that was not seen.
--- And whether flags can stay as they are if the photo gets no pair: they are those of the active model, none speaks of
--- the photo, and no person has said anything, which reaches further than to the two photos (and of the photo itself is
--- forgotten, with its pairs, where it is embedded from other bytes).
-SELECT id, EXISTS (
-    SELECT FROM property_model
-    JOIN model ON model.id = property_model.model_id AND model.status = 'active'
-    WHERE property_model.property_id = %(property_id)s
-) AND NOT EXISTS (
-    SELECT FROM verdict WHERE property_id = %(property_id)s
-) AND NOT EXISTS (
-    SELECT FROM duplicate_flag
-    WHERE duplicate_flag.property_id = %(property_id)s AND photo.id IN (photo_id, duplicate_of)
-) AS settled
-FROM photo
+SELECT id FROM photo
 WHERE property_id = %(property_id)s AND id = ANY(%(photo_ids)s) AND status = 'embedded'
 ORDER BY id
 FOR NO KEY UPDATE;
@@ -220,12 +207,21 @@ FOR NO KEY UPDATE;
 -- name: neighbours
 -- The photo itself and those nearest to it, by each live model that has embedded it, among the model's own embeddings:
 -- a row a model. In one value, since the server sends rows of eight kilobytes one by one. And between whom its pairs on
--- record are.
+-- record are; and whether flags can stay as they are if the photo gets no pair: they are those of the model, none speaks
+-- of the photo, and no person has said anything, which reaches further than to the two photos (and of the photo itself is
+-- forgotten, with its pairs, where it is embedded from other bytes).
 SELECT own.model_id, model.review_threshold, model.status, near.photo_ids, near.embeddings, ARRAY(
     SELECT ARRAY[photo_a, photo_b]
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = own.model_id AND own.photo_id IN (photo_a, photo_b)
-) AS on_record
+) AS on_record, EXISTS (
+    SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = own.model_id
+) AND NOT EXISTS (
+    SELECT FROM verdict WHERE property_id = %(property_id)s
+) AND NOT EXISTS (
+    SELECT FROM duplicate_flag
+    WHERE property_id = %(property_id)s AND (photo_id = %(photo_id)s OR duplicate_of = %(photo_id)s)
+) AS settled
 FROM photo_embedding AS own
 JOIN model ON model.id = own.model_id AND model.status <> 'retired'
 CROSS JOIN LATERAL (
@@ -249,7 +245,14 @@ SELECT model.id AS model_id, model.review_threshold, model.status, everybody.pho
     FROM pair
     WHERE property_id = %(property_id)s AND model_id = model.id
       AND (photo_a = ANY(%(photo_ids)s) OR photo_b = ANY(%(photo_ids)s))
-) AS on_record
+) AS on_record, EXISTS (
+    SELECT FROM property_model WHERE property_id = %(property_id)s AND model_id = model.id
+) AND NOT EXISTS (
+    SELECT FROM verdict WHERE property_id = %(property_id)s
+) AND NOT EXISTS (
+    SELECT FROM duplicate_flag
+    WHERE property_id = %(property_id)s AND (photo_id = ANY(%(photo_ids)s) OR duplicate_of = ANY(%(photo_ids)s))
+) AS settled
 FROM model
 CROSS JOIN LATERAL (
     SELECT array_agg(photo_id) AS photo_ids, string_agg(halfvec_send(embedding), '') AS embeddings
