@@ -80,12 +80,13 @@ def test_counts_equal_the_tables(system: acceptance.System, property_id: str) ->
     assert gained("dedup_photos_failed_total", reason="corrupt") == 1
     assert gained("dedup_flags_total", change="added") == 1
     assert gained("dedup_flags_total", change="removed") == 1
-    for stage, times in {"fetch": 4, "decode": 4, "wait": 3, "write": 3, "match": 3}.items():
+    # Photos that are embedded at the same time may be matched together, by one task.
+    for stage, times in {"fetch": 4, "decode": 4, "wait": 3, "write": 3, "match": 1}.items():
         assert gained("dedup_stage_seconds_count", stage=stage) >= times, stage
     assert 1 <= gained("dedup_stage_seconds_count", stage="forward") <= 3
     assert gained("dedup_batch_fill_ratio_count") == gained("dedup_stage_seconds_count", stage="forward")
     assert gained("dedup_queue_wait_seconds_count", queue="embed") >= 4
-    assert gained("dedup_queue_wait_seconds_count", queue="match") >= 3
+    assert gained("dedup_queue_wait_seconds_count", queue="match") >= 1
     # Each of the three with those of its property that were embedded by then.
     assert 3 <= gained("dedup_pair_score_count") <= 6
 
