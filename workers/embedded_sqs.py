@@ -1,7 +1,8 @@
-"""Moto's queues, made safe for clients that come at once.
+"""Moto's queues, made safe for clients that come at once, and fit for a heap of messages.
 
 Its server answers every request in a thread of its own, while its queues are lists without a lock: two receivers
-were given the same message, and a message sent while another was being deleted vanished with its event.
+were given the same message, and a message sent while another was being deleted vanished with its event. And it counts
+a whole queue several times for every message that it hands out, to look up how long the queue keeps messages.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ def guard() -> None:
     for kind, names in GUARDED.items():
         for name in names:
             setattr(kind, name, alone(getattr(kind, name)))
+    models.SQSBackend.is_message_valid_based_on_retention_period = _is_retained  # type: ignore[method-assign]
     receive = models.SQSBackend.receive_message
 
     @functools.wraps(receive)
@@ -51,3 +53,8 @@ def guard() -> None:
             self.get_queue(queue_name).wait_for_messages(min(1, left))  # type: ignore[arg-type]
 
     models.SQSBackend.receive_message = receive_message  # type: ignore[assignment, method-assign]
+
+
+def _is_retained(self: models.SQSBackend, queue_name: str, message: models.Message) -> bool:
+    seconds: float = self.get_queue(queue_name).message_retention_period  # type: ignore[attr-defined]
+    return message.sent_timestamp / 1000 + seconds > time.time()  # type: ignore[operator]

@@ -23,6 +23,8 @@ def queue() -> Iterator[Any]:
         for kind, names in embedded_sqs.GUARDED.items():
             for name in names:
                 patch.setattr(kind, name, getattr(kind, name))
+        retained = "is_message_valid_based_on_retention_period"
+        patch.setattr(models.SQSBackend, retained, getattr(models.SQSBackend, retained))
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         embedded_sqs.guard()
@@ -52,3 +54,33 @@ def test_each_message_comes_once_and_none_is_lost(queue: Any) -> None:
         for done in work:
             done.result()
     assert taken == {f"{sender}-{number}": 1 for sender in range(SENDERS) for number in range(MESSAGES)}
+
+
+def test_handing_messages_out_looks_at_a_queue_once_and_not_once_a_message(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[models.Message] = []
+    visible = models.Message.visible.fget  # type: ignore[attr-defined]
+
+    def watched(message: models.Message) -> bool:
+        looked.append(message)
+        return bool(visible(message))
+
+    for number in range(MESSAGES):
+        queue.send_message("events", str(number))
+    monkeypatch.setattr(models.Message, "visible", property(watched))
+    assert len(queue.receive_message("events", 10, 0, 300)) == 10
+    # All that are there, then again each that is handed out.
+    assert len(looked) == MESSAGES + 10
+
+
+def test_messages_older_than_the_queue_keeps_them_are_not_handed_out(
+    queue: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.set_queue_attributes("events", {"MessageRetentionPeriod": "60"})
+    queue.send_message("events", "old")
+    (message,) = queue.get_queue("events")._messages
+    message.sent_timestamp -= 59_000
+    assert queue.receive_message("events", 1, 0, 0)
+    message.sent_timestamp -= 2_000
+    assert not queue.receive_message("events", 1, 0, 0)
