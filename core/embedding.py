@@ -40,8 +40,7 @@ class Backbone:
         device: torch's name of the device.
         form: of the network, see `core.resnet`; ``auto`` is ``fused`` on a CPU, ``compiled`` on a GPU. Where a form
             cannot be had, ``plain`` takes its place and the log says so.
-        precision: ``auto`` is fp32 on a CPU, fp16 on a GPU. bf16 is as fast and keeps three bits less, which the
-            whitened levels do not bear: cosine 0.995 to fp32 instead of 0.9999.
+        precision: ``auto`` is fp32 on a CPU, fp16 on a GPU. bf16 keeps three bits less, see `core.resnet.Taps.cast`.
 
     Several threads may call it at a time.
     """
@@ -59,8 +58,7 @@ class Backbone:
         self.device = torch.device(device)
         on_gpu = self.device.type == "cuda"
         self.precision = ("fp16" if on_gpu else "fp32") if precision == "auto" else precision
-        self._type = _TYPES[self.precision]
-        self._plain = resnet.plain(resnet.load(source)).to(self.device, self._type)
+        self._plain = resnet.plain(resnet.load(source)).to(self.device).cast(_TYPES[self.precision])
         self._wanted = ("compiled" if on_gpu else "fused") if form == "auto" else form
         self.form: resnet.Form = "plain"
         self._taps = self._plain
@@ -160,7 +158,7 @@ class Backbone:
         return torch.cuda.stream(self._own.stream)
 
     def _pass(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        levels, cells = self._taps(features.to(self._type).contiguous(memory_format=torch.channels_last))
+        levels, cells = self._taps(features.contiguous(memory_format=torch.channels_last))
         return levels, cells
 
 

@@ -25,6 +25,9 @@ Form = Literal["plain", "fused", "compiled"]
 _PACKED_FOR = (8, 224)
 """Photos and side of the passes that weights are laid out for; others are right, too, and as fast but for a little."""
 
+_FINE = 2
+"""So many parts, from the stem on, do not bear bfloat16."""
+
 
 class Taps(torch.nn.Module):
     """The stem and the four layers one after the other, with the averages of what each gives."""
@@ -32,15 +35,29 @@ class Taps(torch.nn.Module):
     def __init__(self, stem: torch.nn.Module, layers: list[torch.nn.Module]) -> None:
         super().__init__()
         self.parts = torch.nn.ModuleList([stem, *layers])
+        self._types = [torch.float32] * len(self.parts)
+
+    def cast(self, wanted: torch.dtype) -> Taps:
+        """Compute in this precision from now on; of bfloat16, the stem and the first layer in float16.
+
+        Their weights, rounded to bfloat16, are what made its vectors differ: whitening enlarges most what they give.
+        """
+        rounded = wanted == torch.bfloat16
+        self._types = [
+            torch.float16 if rounded and place < _FINE else wanted for place in range(len(self.parts))
+        ]
+        for part, own in zip(self.parts, self._types, strict=True):
+            part.to(own)
+        return self
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, 3904) averages of all levels and (n, 1024, GRID, GRID) of the cells, both float32.
 
-        `features` is (n, 3, size, size), normalised, channels last.
+        `features` is (n, 3, size, size), float32, normalised, channels last.
         """
         pooled: list[torch.Tensor] = []
-        for name, part in zip(fusing.LEVELS, self.parts, strict=True):
-            features = part(features)
+        for name, part, own in zip(fusing.LEVELS, self.parts, self._types, strict=True):
+            features = part(features.to(own))
             # Summed up in full precision: fp16 and bf16 would round a second time.
             pooled.append(features.mean(dim=(2, 3), dtype=torch.float32))
             if name == fusing.CELL_LEVEL:

@@ -157,7 +157,7 @@ class Settings(pydantic_settings.BaseSettings):
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = pydantic.Field(
         "auto",
-        description="Of the forward pass; auto is fp32 on a CPU, fp16 on a GPU. bf16 changes vectors (cosine 0.995).",
+        description="Of the forward pass; auto is fp32 on a CPU, fp16 on a GPU. bf16 keeps three bits less.",
     )
     embed_streams: int | None = pydantic.Field(
         None,

@@ -191,7 +191,7 @@ def test_every_form_and_precision_gives_real_photos_the_same_vectors_and_flags()
         return set(np.flatnonzero(scores >= model.duplicate))
 
     assert flagged(expected)
-    for form, precision in (("plain", "fp32"), ("fused", "fp32"), ("plain", "fp16")):
+    for form, precision in (("plain", "fp32"), ("fused", "fp32"), ("plain", "fp16"), ("plain", "bf16")):
         backbone = embedding.Backbone(source, "cpu", form, precision)  # type: ignore[arg-type]
         found = embedding.Embedder(backbone, model.fusion).embed(pixels)
         assert cosines(found, expected).min() >= 0.999, (form, precision)
