@@ -1,4 +1,4 @@
-"""`python -m benchmarks [BENCH...]` runs them all; `python -m benchmarks.<name>` runs one.
+"""`python -m benchmarks [BENCH...]` runs them all; `python -m benchmarks.<name>` runs one, `--quick` in short.
 
 Each in a process of its own: what one leaves behind (threads, memory) would be in the figures of the next. With
 labelled pair sets and DEDUP_BACKBONE_WEIGHTS also `peers`, which measures on them.
@@ -6,6 +6,8 @@ labelled pair sets and DEDUP_BACKBONE_WEIGHTS also `peers`, which measures on th
 
 from __future__ import annotations
 
+import argparse
+import pathlib
 import subprocess
 import sys
 
@@ -34,8 +36,18 @@ def run(name: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-m", f"benchmarks.{name}", *arguments], check=True)  # noqa: S603 - our own module
 
 
+def main() -> None:
+    """Run them all."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("bench", nargs="*", type=pathlib.Path, help="folder of a labelled pair set")
+    bench = parser.parse_args().bench
+    if missing := [str(folder) for folder in bench if not folder.is_dir()]:
+        parser.error(f"no such folder: {', '.join(missing)}; one benchmark is python -m benchmarks.<name>")
+    for name in _NAMES:
+        run(name)
+    if bench:
+        run("peers", *map(str, bench))
+
+
 if __name__ == "__main__":
-    for each in _NAMES:
-        run(each)
-    if bench := sys.argv[1:]:
-        run("peers", *bench)
+    main()

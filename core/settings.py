@@ -111,6 +111,7 @@ class Settings(pydantic_settings.BaseSettings):
     )
     buckets: Annotated[tuple[str, ...], pydantic_settings.NoDecode] = pydantic.Field(
         ("photos",),
+        min_length=1,
         description="Buckets whose events are taken, comma-separated; others go to rejected_event.",
     )
 
@@ -149,15 +150,18 @@ class Settings(pydantic_settings.BaseSettings):
         description="Folder of the model bundle that the first worker brings to a new database; default: the shipped "
         "one that fits the weights. Later the database decides (`dedup model`).",
     )
-    device: str = pydantic.Field("auto", description="auto, cpu, cuda or cuda:N.")
+    device: str = pydantic.Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$", description="auto, cpu, cuda or cuda:N."
+    )
     forward: Literal["auto", "plain", "fused", "compiled"] = pydantic.Field(
         "auto",
-        description="Form of the network: fused (oneDNN; the default on a CPU), compiled (torch.compile; the default "
-        "on a GPU, some minutes at start) or plain.",
+        description="Form of the network: fused (oneDNN, fp32 only; the default on a CPU), compiled (torch.compile; "
+        "the default on a GPU, some minutes at start) or plain.",
     )
     precision: Literal["auto", "fp32", "fp16", "bf16"] = pydantic.Field(
         "auto",
-        description="Of the forward pass; auto is fp32 on a CPU, fp16 on a GPU. bf16 keeps three bits less.",
+        description="Of the forward pass; auto is fp32 on a CPU, fp16 on a GPU. bf16 keeps three bits less. "
+        "Embeddings on record stay as they are.",
     )
     embed_streams: int | None = pydantic.Field(
         None,

@@ -94,7 +94,7 @@ def _file(source: str) -> pathlib.Path:
         return _torchvision_file(source)
     path = pathlib.Path(source).expanduser()
     if not path.is_file():
-        raise WeightsUnavailableError(f"DEDUP_BACKBONE_WEIGHTS={source}: no such file. {_REMEDIES}")
+        raise errors.ConfigurationError(f"DEDUP_BACKBONE_WEIGHTS={source}: no such file. {_REMEDIES}")
     return path
 
 

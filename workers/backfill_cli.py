@@ -106,6 +106,8 @@ def backfill(
                 f"Would embed {would.total}, remove {would.removed}, skip {would.skipped} photos.",
             )
             return
+        if not as_json:
+            _console.print("Photos go to the workers of `dedup worker embed --bulk`; without one they wait.")
         with _bar(quiet=as_json) as progress:
             task = progress.add_task("", total=None)
             try:

@@ -1,7 +1,7 @@
 """The command `dedup`.
 
 Exit codes: 0 done; 1 a check failed or nothing was found; 2 wrong usage; 75 something is away, try again
-later; 78 a setting, file or service is not as it must be.
+later; 78 a setting, file or service is not as it must be; 130 and 143 stopped by Ctrl-C or SIGTERM before it was done.
 """
 
 from __future__ import annotations
@@ -73,6 +73,7 @@ def demo(
     """The whole way of a photo on the embedded stack: upload, event, embedding, match, flags."""
     from workers import scan
 
+    _stop_on_sigterm()
     model = scan.choose_model(fall_back=True)
     if model.untrained:
         _output.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
@@ -97,6 +98,7 @@ def scan_folder(
     """Find the duplicates in a folder of photos, on the embedded stack."""
     from workers import report, scan
 
+    _stop_on_sigterm()
     model = scan.choose_model(fall_back=False)
     if model.untrained:
         _console.print(_UNTRAINED_NOTE, style="yellow", soft_wrap=True)
@@ -284,6 +286,11 @@ def _addresses(stack: embedded.Stack) -> str:
             "Ctrl-C stops it; the data stays.",
         ]
     )
+
+
+def _stop_on_sigterm() -> None:
+    """As on Ctrl-C, what was started is stopped: Postgres would otherwise stay."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def _begin(config: settings.Settings, process: str) -> None:

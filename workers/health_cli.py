@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Annotated
 
@@ -14,7 +15,10 @@ from core import errors, settings
 _SECONDS = 5.0
 
 UrlOption = Annotated[
-    str | None, typer.Option(help="Address to ask; default: this machine's, by DEDUP_HEALTH_PORT.")
+    str | None,
+    typer.Option(
+        help="Address to ask, with or without a path; default: this machine's, by DEDUP_HEALTH_PORT."
+    ),
 ]
 LiveOption = Annotated[
     bool,
@@ -29,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 def health(url: UrlOption = None, live: LiveOption = False) -> None:
     """Ask a running process how it is; exit code 1 when it is not well, 75 when it does not answer."""
-    told = ask(url or _address(live))
+    told = ask(_named(url, live) if url else _address(live))
     print(json.dumps(told, ensure_ascii=False))
     if told.get("reasons"):
         raise typer.Exit(1)
@@ -60,9 +64,18 @@ def ask(url: str) -> dict[str, object]:
     return dict(told)
 
 
+def _path(live: bool) -> str:
+    return "/livez" if live else "/healthz"
+
+
+def _named(url: str, live: bool) -> str:
+    parts = urllib.parse.urlsplit(url)
+    return url if parts.path else parts._replace(path=_path(live)).geturl()
+
+
 def _address(live: bool) -> str:
     config = settings.get()
     if config.health_port is None:
         raise errors.ConfigurationError("Set DEDUP_HEALTH_PORT to the process's port, or give --url.")
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.health_host, config.health_host)  # noqa: S104
-    return f"http://{host}:{config.health_port}/{'livez' if live else 'healthz'}"
+    return f"http://{host}:{config.health_port}{_path(live)}"

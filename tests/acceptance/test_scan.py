@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 
 import pytest
@@ -34,6 +35,21 @@ def scan(folder: pathlib.Path, data_dir: pathlib.Path) -> tuple[set[tuple[str, s
     assert done.returncode == 0, done.stderr
     flags = [json.loads(line) for line in done.stdout.splitlines()]
     return {(flag["property"], flag["photo"], flag["duplicate_of"]) for flag in flags}, done.stderr
+
+
+def test_sigterm_leaves_nothing_running(data_dir: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    house = tmp_path / "photos" / "1"
+    house.mkdir(parents=True)
+    (house / "01.jpg").write_bytes(pictures.jpeg("bedroom"))
+    variables = {"DEDUP_DATA_DIR": str(data_dir), "DEDUP_BACKBONE_WEIGHTS": "untrained"}
+    with acceptance.process(tmp_path / "log", "scan", str(tmp_path / "photos"), **variables) as process:
+        acceptance.until(
+            lambda: any("postgres" in line for line in acceptance.processes_of(data_dir).values()),
+            "Postgres runs",
+        )
+        process.terminate()
+        assert process.wait(60) == 128 + signal.SIGTERM
+    assert not acceptance.processes_of(data_dir)
 
 
 @pytest.mark.slow

@@ -227,7 +227,10 @@ def test_the_command_asks(
     told = run(app, ["health"])
     assert (told.exit_code, "store away" in told.stdout) == (1, True)
     assert run(app, ["health", "--live"]).exit_code == 0
-    assert run(app, ["health", "--url", f"http://127.0.0.1:{served.health_port}/livez"]).exit_code == 0
-    wrong = run(app, ["health", "--url", f"http://127.0.0.1:{served.health_port}/"])
+    address = f"http://127.0.0.1:{served.health_port}"
+    assert run(app, ["health", "--url", address]).stdout == told.stdout
+    assert run(app, ["health", "--live", "--url", address]).exit_code == 0
+    assert run(app, ["health", "--url", f"{address}/livez"]).exit_code == 0
+    wrong = run(app, ["health", "--url", f"{address}/"])
     assert isinstance(wrong.exception, errors.TransientError)
     assert isinstance(run(app, ["health", "--url", "127.0.0.1"]).exception, errors.ConfigurationError)

@@ -34,6 +34,8 @@ def test_defaults_are_valid() -> None:
         ("DEDUP_DATABASE_URL", "mysql://127.0.0.1"),
         ("DEDUP_EMBED_BATCH_WAIT_SECONDS", "30"),
         ("DEDUP_LOG_LEVEL", "loud"),
+        ("DEDUP_DEVICE", "gpu"),
+        ("DEDUP_BUCKETS", ""),
     ],
 )
 def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

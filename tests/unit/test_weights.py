@@ -9,7 +9,8 @@ import safetensors.torch
 import torch
 import torchvision
 
-from core import embedding, errors, weights
+from core import embedding, errors, settings, weights
+from workers import scan
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +49,15 @@ def test_files_of_both_formats(tmp_path: pathlib.Path, state: dict[str, torch.Te
 
 
 def test_a_missing_file_names_the_remedies() -> None:
-    with pytest.raises(weights.WeightsUnavailableError, match=r"no such file.*Three remedies"):
+    with pytest.raises(errors.ConfigurationError, match=r"no such file.*Three remedies"):
         weights.load("/nowhere/resnet50.pth")
+
+
+def test_a_file_that_somebody_named_is_never_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = settings.Settings(backbone_weights="/nowhere/resnet50.pth")
+    monkeypatch.setattr(settings, "get", lambda: named)
+    with pytest.raises(errors.ConfigurationError, match=r"/nowhere/resnet50\.pth"):
+        scan.choose_model(fall_back=True)
 
 
 def test_a_file_that_is_no_resnet_is_refused(tmp_path: pathlib.Path, state: dict[str, torch.Tensor]) -> None:
