@@ -239,6 +239,7 @@ def create_application(
 ) -> Application:
     """Return the application with bucket, queue and notification set up and all objects restored."""
     embedded_sqs.guard()
+    embedded_sqs.count_only_when_asked()
     store = s3_models.s3_backends[ACCOUNT_ID]["aws"]
     events = sqs_models.sqs_backends[ACCOUNT_ID][REGION].create_queue(queue)
     store.create_bucket(bucket, REGION)

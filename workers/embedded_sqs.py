@@ -1,8 +1,8 @@
 """Moto's queues, made safe for clients that come at once, and fit for a heap of messages.
 
 Its server answers every request in a thread of its own, while its queues are lists without a lock: two receivers
-were given the same message, and a message sent while another was being deleted vanished with its event. And it counts
-a whole queue several times for every message that it hands out, to look up how long the queue keeps messages.
+were given the same message, and a message sent while another was being deleted vanished with its event. And for
+every message that it takes or hands out it asks for all attributes of a queue, three of which count all messages.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from moto.core.utils import camelcase_to_underscores
 from moto.sqs import models
 
 GUARDED: dict[type, tuple[str, ...]] = {
@@ -36,7 +37,6 @@ def guard() -> None:
     for kind, names in GUARDED.items():
         for name in names:
             setattr(kind, name, alone(getattr(kind, name)))
-    models.SQSBackend.is_message_valid_based_on_retention_period = _is_retained  # type: ignore[method-assign]
     receive = models.SQSBackend.receive_message
 
     @functools.wraps(receive)
@@ -55,6 +55,21 @@ def guard() -> None:
     models.SQSBackend.receive_message = receive_message  # type: ignore[assignment, method-assign]
 
 
-def _is_retained(self: models.SQSBackend, queue_name: str, message: models.Message) -> bool:
-    seconds: float = self.get_queue(queue_name).message_retention_period  # type: ignore[attr-defined]
-    return message.sent_timestamp / 1000 + seconds > time.time()  # type: ignore[operator]
+def count_only_when_asked() -> None:
+    """Keep the numbers of messages out of a queue's attributes, but for who asks for them."""
+    counts = {name for name in models.Queue.BASE_ATTRIBUTES if name.startswith("ApproximateNumberOf")}
+    models.Queue.BASE_ATTRIBUTES = [name for name in models.Queue.BASE_ATTRIBUTES if name not in counts]
+    tell = models.SQSBackend.get_queue_attributes
+
+    @functools.wraps(tell)
+    def get_queue_attributes(
+        self: models.SQSBackend, queue_name: str, attribute_names: list[str]
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = tell(
+            self, queue_name, [name for name in attribute_names if name not in counts]
+        )
+        wanted = counts if "All" in attribute_names else counts.intersection(attribute_names)
+        queue = self.get_queue(queue_name)
+        return found | {name: getattr(queue, camelcase_to_underscores(name)) for name in wanted}
+
+    models.SQSBackend.get_queue_attributes = get_queue_attributes  # type: ignore[method-assign]

@@ -23,11 +23,12 @@ def queue() -> Iterator[Any]:
         for kind, names in embedded_sqs.GUARDED.items():
             for name in names:
                 patch.setattr(kind, name, getattr(kind, name))
-        retained = "is_message_valid_based_on_retention_period"
-        patch.setattr(models.SQSBackend, retained, getattr(models.SQSBackend, retained))
+        patch.setattr(models.Queue, "BASE_ATTRIBUTES", models.Queue.BASE_ATTRIBUTES)
+        patch.setattr(models.SQSBackend, "get_queue_attributes", models.SQSBackend.get_queue_attributes)
         interval = sys.getswitchinterval()
         sys.setswitchinterval(1e-6)
         embedded_sqs.guard()
+        embedded_sqs.count_only_when_asked()
         backend = models.SQSBackend("us-east-1", "123456789012")
         backend.create_queue("events")
         yield backend
@@ -56,7 +57,7 @@ def test_each_message_comes_once_and_none_is_lost(queue: Any) -> None:
     assert taken == {f"{sender}-{number}": 1 for sender in range(SENDERS) for number in range(MESSAGES)}
 
 
-def test_handing_messages_out_looks_at_a_queue_once_and_not_once_a_message(
+def test_a_queue_is_looked_through_once_for_all_that_it_hands_out_and_not_for_what_it_takes(
     queue: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[models.Message] = []
@@ -66,12 +67,28 @@ def test_handing_messages_out_looks_at_a_queue_once_and_not_once_a_message(
         looked.append(message)
         return bool(visible(message))
 
+    monkeypatch.setattr(models.Message, "visible", property(watched))
     for number in range(MESSAGES):
         queue.send_message("events", str(number))
-    monkeypatch.setattr(models.Message, "visible", property(watched))
+    assert not looked
     assert len(queue.receive_message("events", 10, 0, 300)) == 10
     # All that are there, then again each that is handed out.
     assert len(looked) == MESSAGES + 10
+
+
+def test_the_numbers_of_messages_are_told_to_who_asks(queue: Any) -> None:
+    for number in range(3):
+        queue.send_message("events", str(number))
+    assert queue.receive_message("events", 1, 0, 300)
+    names = {"ApproximateNumberOfMessages": 2, "ApproximateNumberOfMessagesNotVisible": 1}
+    assert queue.get_queue_attributes("events", list(names)) == names
+    told = queue.get_queue_attributes("events", ["All"])
+    assert told.items() >= names.items()
+    assert told["MessageRetentionPeriod"] == 345_600
+    assert queue.get_queue_attributes("events", ["MessageRetentionPeriod"]) == {
+        "MessageRetentionPeriod": 345_600
+    }
+    assert queue.get_queue_attributes("events", []) == {}
 
 
 def test_messages_older_than_the_queue_keeps_them_are_not_handed_out(
